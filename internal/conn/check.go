@@ -1,0 +1,146 @@
+package conn
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/breaker"
+	"github.com/redisha/redisha/internal/endpoint"
+)
+
+// Check connects and asks what is there: it fails if nothing answers, if the
+// answer is not Redis', if the password is wrong, and if the server is of
+// another kind than the endpoint says. Its errors say what to do. It passes the
+// breaker, which learns from the outcome.
+func (c *Client) Check(ctx context.Context) error {
+	switch {
+	case c.reason != nil:
+		return c.reason
+	case ctx == nil:
+		return errNilContext
+	}
+	ctx = breaker.Bypass(ctx)
+	reply, err := c.Do(ctx, "role").Slice()
+	switch {
+	case err == nil:
+		return c.judge(reply)
+	case lacksRole(err):
+		err = c.Ping(ctx).Err()
+	}
+	if err == nil || redis.IsPermissionError(err) {
+		return nil // it answers, and the password was accepted
+	}
+	if unknownCommand(err) && c.sentinelAnswers(ctx) {
+		err = errSentinel
+	}
+	return c.explain(err)
+}
+
+// lacksRole reports whether the server answers but does not tell its role: an
+// ACL without it, or a server that does not know the command, such as miniredis.
+func lacksRole(err error) bool {
+	var reply redis.Error
+	return errors.As(err, &reply) && (redis.IsPermissionError(err) || strings.Contains(strings.ToLower(reply.Error()), "unknown command `role`") ||
+		strings.Contains(strings.ToLower(reply.Error()), "unknown command 'role'"))
+}
+
+func unknownCommand(err error) bool {
+	return strings.Contains(strings.ToLower(err.Error()), "unknown command")
+}
+
+var errSentinel = errors.New("this is a Sentinel, not a Redis server: use redis+sentinel://host:26379/<master name>, or the address of the server itself")
+
+// judge compares the answer to ROLE with what the endpoint says.
+// https://redis.io/docs/latest/commands/role/
+func (c *Client) judge(reply []any) error {
+	if len(reply) == 0 {
+		return nil
+	}
+	switch word, _ := reply[0].(string); word {
+	case "sentinel":
+		if c.ep.Topology != endpoint.Sentinel {
+			return c.explain(errSentinel)
+		}
+	case "slave":
+		primary := "its primary"
+		if len(reply) >= 3 {
+			primary = fmt.Sprintf("its primary, %v:%v", reply[1], reply[2])
+		}
+		return c.explain(fmt.Errorf("this is a replica, which refuses writes: use %s", primary))
+	}
+	return nil
+}
+
+// sentinelAnswers asks anew for ROLE, with the database left alone: a Sentinel
+// does not know SELECT, so that connections to another database than 0 fail.
+func (c *Client) sentinelAnswers(ctx context.Context) bool {
+	rdb, ok := c.UniversalClient.(*redis.Client)
+	if !ok {
+		return false
+	}
+	opt := *rdb.Options()
+	opt.DB, opt.MinIdleConns, opt.OnConnect = 0, 0, nil
+	probe := redis.NewClient(&opt)
+	defer probe.Close()
+	reply, err := probe.Do(ctx, "role").Slice()
+	return err == nil && len(reply) > 0 && reply[0] == "sentinel"
+}
+
+// explain adds to an error of connecting where that was and what to do.
+func (c *Client) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	where := c.ep.String()
+	if hint := hintFor(err); hint != "" {
+		return fmt.Errorf("%s: %w: %s", where, err, hint)
+	}
+	return fmt.Errorf("%s: %w", where, err)
+}
+
+// hintFor says what a failure to connect mostly comes from; "" where the error
+// says it all.
+func hintFor(err error) string {
+	msg := err.Error()
+	var (
+		dns       *net.DNSError
+		unknownCA x509.UnknownAuthorityError
+		wrongName x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		notTLS    tls.RecordHeaderError
+	)
+	switch {
+	case redis.IsAuthError(err), strings.Contains(msg, "called without any password"):
+		return "authentication failed: check user and password"
+	case errors.As(err, &unknownCA):
+		return "the server's certificate is of an unknown CA: name it with tls_ca"
+	case errors.As(err, &wrongName):
+		return "the server's certificate is for another name: set tls_server_name"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "the server's certificate has expired, or a clock is wrong"
+	case errors.As(err, &notTLS):
+		return "the server does not speak TLS there: use redis:// or the TLS port"
+	case strings.Contains(msg, "can't parse"), strings.Contains(msg, "invalid reply"):
+		return "the answer is not Redis': are host and port right, and does the port want TLS (rediss://)?"
+	case errors.Is(err, redis.ErrPoolTimeout):
+		return "all connections are in use"
+	case errors.As(err, &dns):
+		return "is the host name right?"
+	case strings.Contains(msg, "connection refused"), strings.Contains(msg, "no such file"):
+		return "does the server run, and are host and port (or the socket's path) right?"
+	case strings.Contains(msg, "DB index is out of range"):
+		return "the server has fewer databases: see its setting `databases`"
+	case strings.Contains(msg, "i/o timeout"), errors.Is(err, context.DeadlineExceeded):
+		return "nothing answers there: are host and port right, does a firewall drop packets, or does the port want TLS (rediss://)?"
+	case strings.HasSuffix(msg, "EOF"), strings.Contains(msg, "connection reset"):
+		return "the server hung up: is it Redis, and does the port want TLS (rediss://)?"
+	}
+	return ""
+}
