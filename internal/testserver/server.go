@@ -1,0 +1,328 @@
+// Package testserver is miniredis with what it lacks, for tests and for the
+// embedded server of the examples: no process, no port unless asked for, and
+// time that moves by itself.
+//
+// [New] in a test, [Start] elsewhere. A client reaches the server through
+// memory by [Server.Dial], so that everything works in a [testing/synctest]
+// bubble, where TTLs, blocking reads and WAIT follow the bubble's clock;
+// outside of one they follow the wall clock. In a bubble, start the server
+// inside it, and do not Listen.
+//
+// # Added to miniredis 2.40
+//
+//   - ROLE and INFO server, replication, memory, persistence and cluster
+//   - WAIT with [Server.SetReplicas], which waits as Redis does
+//   - CLIENT ID, UNBLOCK, SETINFO, NO-EVICT and NO-TOUCH
+//   - HELLO without arguments, with SETNAME, with the connection's own ID, and
+//     refused with NOAUTH before AUTH
+//   - COMMAND INFO, which tells what is there
+//   - XINFO CONSUMERS with idle; XREADGROUP creates its consumer also when it
+//     reads nothing
+//   - a blocked command ends when its connection is closed
+//   - an error of redis.call in a script keeps its code (WRONGTYPE, OOM, ...)
+//
+// # What still differs from Redis
+//
+// Missing: CONFIG, ACL (users have passwords and no rules), CLIENT KILL, LIST
+// and TRACKING, SSUBSCRIBE and SPUBLISH, WAITAOF, BLMPOP, BITFIELD, SORT,
+// FUNCTION, RESET, SENTINEL, XACKDEL, XGROUP SETID; replication, persistence,
+// eviction and limits of memory. Commands of the first list are refused within
+// MULTI, except CLIENT SETNAME and GETNAME.
+//
+// In scripts: cjson is there, struct, bit and cmsgpack are not; tostring of a
+// number above 1e14 is exact, where Redis rounds to 14 digits; unpack takes
+// fewer values; a script's error says less; a script without effects on keys
+// is not told from others, and none is ever too slow.
+//
+// XINFO CONSUMERS' idle does not tell databases apart; XINFO GROUPS' lag is the
+// length; XINFO STREAM tells length and last ID alone; XACK does not count an
+// entry that XDEL has removed; XAUTOCLAIM leaves such entries pending; XCLAIM
+// and XAUTOCLAIM count a delivery also with JUSTID; XPENDING's count of a
+// NOACK read is too high. So every script is tested on a real server as well.
+package testserver
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/alicebob/miniredis/v2/server"
+	"github.com/redis/go-redis/v9"
+)
+
+// addr stands for the server as long as it does not listen. It is an IP
+// literal, since a name would be looked up, which leaves a synctest bubble.
+const addr = "127.0.0.1:6379"
+
+// A Server is an in-memory Redis. Methods of the embedded Miniredis read and
+// change its data directly (Get, Set, Keys, TTL, FastForward, ...); do not call
+// its Start methods and ClockTTL, nor Server().SetPreHook: see SetPreHook here.
+// All methods are safe for concurrent use.
+type Server struct {
+	*miniredis.Miniredis
+
+	srv     *server.Server // as Miniredis.Server(), which is nil once closed
+	started time.Time
+	done    chan struct{}  // closed by Close
+	running sync.WaitGroup // accept loops and watchers of lost connections
+
+	mu        sync.Mutex
+	runID     string
+	closed    bool
+	stopped   bool
+	listeners []net.Listener
+	conns     map[*servedConn]struct{}
+	hook      server.Hook
+	err       string
+	now       time.Time // of SetTime
+	replicas  int
+
+	replicasChanged chan struct{} // closed and replaced by SetReplicas
+
+	lastID   int
+	clients  map[*server.Peer]*client
+	seen     map[consumerKey]time.Time
+	commands map[string][]any // miniredis' own table, for COMMAND INFO
+}
+
+// Start starts a server which listens on nothing. Close ends it.
+func Start() (*Server, error) {
+	s := &Server{
+		Miniredis: miniredis.NewMiniRedis(),
+		runID:     newRunID(),
+		started:   time.Now(),
+		done:      make(chan struct{}),
+		conns:     make(map[*servedConn]struct{}),
+		clients:   make(map[*server.Peer]*client),
+		seen:      make(map[consumerKey]time.Time),
+
+		replicasChanged: make(chan struct{}),
+	}
+	s.ClockTTL(true)
+	first, err := s.Miniredis.Dial() // starts it without a listener
+	if err != nil {
+		return nil, fmt.Errorf("testserver: start: %w", err)
+	}
+	_ = first.Close()
+	s.srv = s.Server()
+	s.srv.SetPreHook(s.dispatch)
+	return s, nil
+}
+
+// New starts a server which is closed when the test ends.
+func New(tb testing.TB) *Server {
+	tb.Helper()
+	s, err := Start()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(s.Close)
+	return s
+}
+
+// Client returns a client of the server, with Options, which is closed when
+// the test ends.
+func (s *Server) Client(tb testing.TB) *redis.Client {
+	tb.Helper()
+	rdb := redis.NewClient(s.Options())
+	tb.Cleanup(func() { _ = rdb.Close() })
+	return rdb
+}
+
+// Options returns options for a client that reaches the server through Dial.
+// The pool is larger than any test needs: go-redis shares the timers of callers
+// who wait for a connection between all clients, which breaks in a second
+// synctest bubble. The caller owns the result.
+func (s *Server) Options() *redis.Options {
+	return &redis.Options{
+		Addr:                  s.Addr(),
+		Dialer:                s.Dial,
+		PoolSize:              1024,
+		ContextTimeoutEnabled: true,
+	}
+}
+
+// Dial connects through memory, whatever the address; it fits the Dialer of
+// [redis.Options]. It fails after Stop and Close.
+func (s *Server) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	near, far := newPipe()
+	if !s.serve(far) {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: errRefused}
+	}
+	return near, nil
+}
+
+var errRefused = errors.New("connection refused")
+
+// Listen also serves a free TCP port of 127.0.0.1 and returns its address,
+// which Addr returns from then on.
+func (s *Server) Listen() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", fmt.Errorf("testserver: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		_ = l.Close()
+		return "", errors.New("testserver: listen: the server is closed")
+	}
+	s.listeners = append(s.listeners, l)
+	s.running.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return // Close
+			}
+			if !s.serve(conn) {
+				_ = conn.Close()
+			}
+		}
+	})
+	return l.Addr().String(), nil
+}
+
+// Addr returns the address that the server listens on, or before Listen
+// 127.0.0.1:6379, where nobody listens.
+func (s *Server) Addr() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.listeners) == 0 {
+		return addr
+	}
+	return s.listeners[0].Addr().String()
+}
+
+// Stop cuts all connections and refuses new ones until Restart, like a server
+// that is down. Its data stays, and its clock goes on.
+func (s *Server) Stop() {
+	s.mu.Lock()
+	s.stopped = true
+	conns := s.conns
+	s.conns = make(map[*servedConn]struct{})
+	s.mu.Unlock()
+	for c := range conns {
+		_ = c.Conn.Close() // the server's own Close follows when it notices
+	}
+}
+
+// Restart takes connections again after Stop. The run ID changes. It fails
+// after Close.
+func (s *Server) Restart() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return errors.New("testserver: restart: the server is closed")
+	}
+	s.stopped = false
+	s.runID = newRunID()
+	return nil
+}
+
+func newRunID() string {
+	id := make([]byte, 20)
+	_, _ = rand.Read(id) // never fails
+	return hex.EncodeToString(id)
+}
+
+// Close ends the server, its connections and its listeners, and waits for its
+// goroutines. It may be called twice.
+func (s *Server) Close() {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return
+	}
+	s.closed = true
+	close(s.done)
+	for _, l := range s.listeners {
+		_ = l.Close()
+	}
+	s.mu.Unlock()
+	s.Miniredis.Close()
+	s.running.Wait()
+}
+
+// SetError lets every command fail with this message, for example "LOADING
+// Redis is loading the dataset in memory"; the empty one ends that.
+func (s *Server) SetError(message string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = message
+}
+
+// SetPreHook lets h see every command before it runs, those that scripts call
+// included; h returns true if it has answered. Nil removes it.
+func (s *Server) SetPreHook(h server.Hook) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hook = h
+}
+
+// SetReplicas sets how many replicas ROLE and INFO tell and WAIT counts on: 0
+// at the start. It wakes who waits.
+func (s *Server) SetReplicas(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.replicas = n
+	close(s.replicasChanged)
+	s.replicasChanged = make(chan struct{})
+}
+
+// SetTime stops the server's clock at t; the zero time lets it go on.
+func (s *Server) SetTime(t time.Time) {
+	s.mu.Lock()
+	s.now = t
+	s.mu.Unlock()
+	s.Miniredis.SetTime(t)
+}
+
+// serve hands conn to miniredis, unless the server is stopped or closed.
+func (s *Server) serve(conn net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.stopped {
+		return false
+	}
+	c := &servedConn{Conn: conn, server: s, done: make(chan struct{})}
+	s.conns[c] = struct{}{}
+	s.srv.ServeConn(c)
+	return true
+}
+
+// A servedConn tells the server when its client has gone: miniredis notices
+// that only between two commands, and a blocked one would stay for ever.
+type servedConn struct {
+	net.Conn
+	server   *Server
+	lost     sync.Once
+	finished sync.Once
+	done     chan struct{} // closed when miniredis is through with it
+}
+
+func (c *servedConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil {
+		c.lost.Do(func() { c.server.watchLost(c) })
+	}
+	return n, err
+}
+
+func (c *servedConn) Close() error {
+	c.finished.Do(func() { close(c.done) })
+	s := c.server
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.mu.Unlock()
+	return c.Conn.Close()
+}
