@@ -63,7 +63,7 @@ func New(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	if cfg.breakerOn() {
-		if c.breaker, err = breaker.New(cfg.Breaker.With(cfg.Role, opt.Addr)); err != nil {
+		if c.breaker, err = breaker.New(cfg.Role, opt.Addr, cfg.Breaker); err != nil {
 			return nil, err
 		}
 	}
@@ -187,10 +187,10 @@ func (c *Client) EachPrimary(ctx context.Context, fn func(context.Context, redis
 	return fn(ctx, c)
 }
 
-// Shutdown refuses new commands with [ErrClosed], waits for those under way
+// Drain refuses new commands with [ErrClosed], waits for those under way
 // until ctx is done, and closes the connections. A foreign client is only
 // forgotten, never closed. It is safe to call again and beside Close.
-func (c *Client) Shutdown(ctx context.Context) error {
+func (c *Client) Drain(ctx context.Context) error {
 	c.gate.close()
 	err := c.gate.wait(ctx)
 	return cmp.Or(c.Close(), err)

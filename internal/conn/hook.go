@@ -14,7 +14,7 @@ import (
 var errNilContext = errors.New("nil context: pass context.Background() or the request's")
 
 // hook is the outermost hook of a client: it refuses commands of a closed
-// client, lets Shutdown wait for those under way, and counts. The handshake of
+// client, lets Drain wait for those under way, and counts. The handshake of
 // a new connection runs through it once more, nested in the command that needs
 // the connection, and passes untouched.
 type hook struct{ c *Client }

@@ -38,10 +38,13 @@ type PoolStats struct {
 
 // BreakerStats describes the circuit breaker.
 type BreakerStats struct {
-	Enabled  bool
-	State    string // closed, half-open or open; "" if not enabled
-	Trips    uint64 // changes to open
-	Rejected uint64 // commands refused while it was open
+	Enabled    bool
+	State      string // closed, half-open or open; "" if not enabled
+	WriteState string // the same for commands that store new data
+	Trips      uint64 // changes of State to open
+	WriteTrips uint64 // changes of WriteState to open
+	Failures   uint64 // commands and pipelines that count against the server
+	Rejected   uint64 // commands and pipelines refused while it was open
 }
 
 // Stats returns what the client did and holds.
@@ -54,7 +57,11 @@ func (c *Client) Stats() Stats {
 		DialErrors: c.undialed.Load(),
 	}
 	if c.breaker != nil {
-		s.Breaker = breakerStats(c.breaker)
+		n := c.breaker.Counts()
+		s.Breaker = BreakerStats{
+			Enabled: true, State: c.breaker.State().String(), WriteState: c.breaker.WriteState().String(),
+			Trips: n.Trips, WriteTrips: n.WriteTrips, Failures: n.Failures, Rejected: n.Rejected,
+		}
 	}
 	if rdb, ok := c.UniversalClient.(*redis.Client); ok {
 		s.Pool.MaxTotal = rdb.Options().PoolSize
