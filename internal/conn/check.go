@@ -137,6 +137,8 @@ func hintFor(err error) string {
 		return "does the server run, and are host and port (or the socket's path) right?"
 	case strings.Contains(msg, "DB index is out of range"):
 		return "the server has fewer databases: see its setting `databases`"
+	case strings.Contains(msg, "tls handshake"):
+		return "nothing answers in TLS there: are host and port right, and does the port speak TLS (else redis://)?"
 	case strings.Contains(msg, "i/o timeout"), errors.Is(err, context.DeadlineExceeded):
 		return "nothing answers there: are host and port right, does a firewall drop packets, or does the port want TLS (rediss://)?"
 	case strings.HasSuffix(msg, "EOF"), strings.Contains(msg, "connection reset"):

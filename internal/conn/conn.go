@@ -53,11 +53,12 @@ type Client struct {
 // New returns a client for cfg. It does no I/O but reading TLS files; with
 // Pool.MinIdle, go-redis begins to dial in the background.
 func New(cfg Config) (*Client, error) {
+	given := cfg.Endpoint
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	c := &Client{role: cfg.Role, ep: cfg.Endpoint, own: true, log: cfg.Logger}
+	c := &Client{role: cfg.Role, ep: given, own: true, log: cfg.Logger}
 	opt, err := cfg.options()
 	if err != nil {
 		return nil, err

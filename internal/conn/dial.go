@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -82,9 +81,6 @@ func tlsConfig(given *tls.Config, ep *endpoint.TLS) (*tls.Config, error) {
 		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
 			return nil, fmt.Errorf("tls_ca: %s holds no PEM certificate", ep.CA)
 		}
-	}
-	if (ep.Cert == "") != (ep.Key == "") {
-		return nil, errors.New("tls_cert and tls_key go together: give both files or neither")
 	}
 	if ep.Cert != "" {
 		pair, err := tls.LoadX509KeyPair(ep.Cert, ep.Key)

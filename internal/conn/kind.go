@@ -34,20 +34,32 @@ func (k kind) family(cmd redis.Cmder) stats.Family {
 	case blockingKind:
 		return stats.Blocking
 	case blockKind:
-		for _, arg := range cmd.Args() {
-			if s, ok := arg.(string); ok && strings.EqualFold(s, "block") {
-				return stats.Blocking
-			}
-			if s, ok := arg.(string); ok && strings.EqualFold(s, "streams") {
-				break
-			}
-		}
-		if cmd.Name() == "xread" {
+		switch {
+		case blocks(cmd.Args()):
+			return stats.Blocking
+		case cmd.Name() == "xread":
 			return stats.Read
 		}
 		return stats.Write
 	}
 	return stats.Other
+}
+
+// blocks reports whether an XREAD or XREADGROUP has the option BLOCK, which
+// stands between the names of group and consumer and the word STREAMS.
+func blocks(args []any) bool {
+	for i, arg := range args {
+		word, _ := arg.(string)
+		switch {
+		case i > 0 && strings.EqualFold(word, "group"):
+			return blocks(args[min(i+2, len(args)):])
+		case strings.EqualFold(word, "streams"):
+			return false
+		case i > 0 && strings.EqualFold(word, "block"):
+			return true
+		}
+	}
+	return false
 }
 
 // kinds lists the commands by the way Redis' own command table flags them.
