@@ -53,9 +53,9 @@ func TestCompressionStartsAtMinSize(t *testing.T) {
 }
 
 func TestFrameIsKeptOnlyIfItSaves32BytesAndAnEighth(t *testing.T) {
-	c := newCodec(t, Config{})
+	c := newCodec(t, Config{MinSize: 1})
 	// A growing part of the value is noise: the frame grows until it is dropped.
-	for _, size := range []int{256, 1000, 1024, 5000} {
+	for _, size := range []int{100, 200, 256, 1000, 1024, 5000} {
 		atMost := size - max(32, size/8)
 		var kept, dropped, longest int
 		for part := 0; part <= size; part += 1 + size/256 {
@@ -89,7 +89,38 @@ func TestIncompressibleBytesStayPlain(t *testing.T) {
 	}
 }
 
-func TestRatioOfOneKiBOfJSONIsThatOfTheStandardLibrary(t *testing.T) {
+func TestValuesBelow1KiBGetTheBetterLevel(t *testing.T) {
+	c := newCodec(t, Config{})
+	differ := 0
+	for _, size := range []int{256, 512, 1023, 1024, 2000} {
+		plain := jsonText(size)
+		better, err := newDeflater(3).append(nil, plain, size)
+		require.NoError(t, err)
+		fastest, err := newDeflater(1).append(nil, plain, size)
+		require.NoError(t, err)
+		if !bytes.Equal(better, fastest) {
+			differ++
+		}
+		want := better
+		if size >= 1024 {
+			want = fastest
+		}
+		require.Equal(t, want, c.AppendEncode(nil, plain)[headerSize:], "%d bytes", size)
+	}
+	require.Greater(t, differ, 2, "the levels cannot be told apart")
+}
+
+func TestStoredFormDoesNotDependOnDst(t *testing.T) {
+	c := newCodec(t, Config{})
+	for _, plain := range [][]byte{[]byte("plain"), jsonText(300), jsonText(3000), noise(3000), append([]byte{mark}, noise(3000)...)} {
+		want := c.AppendEncode(nil, plain)
+		got := c.AppendEncode(noise(5000), plain)
+		require.Equal(t, noise(5000), got[:5000])
+		require.Equal(t, want, got[5000:])
+	}
+}
+
+func TestRatioOfJSONIsThatOfTheStandardLibraryOrBetter(t *testing.T) {
 	c := newCodec(t, Config{})
 	for _, size := range []int{256, 512, 1023, 1024, 4096, 100_000} {
 		plain := jsonText(size)
@@ -176,6 +207,16 @@ func TestDeflaterForgetsAValueThatDidNotFit(t *testing.T) {
 			require.Equal(t, want, got)
 		}
 	}
+}
+
+func TestInflaterForgetsItsInput(t *testing.T) {
+	i := newInflater()
+	deflated := stdDeflate(t, jsonText(1000), 1)
+	require.NoError(t, i.inflate(make([]byte, 1000), deflated))
+	require.Zero(t, i.src.Size())
+	require.Error(t, i.inflate(make([]byte, 900), deflated))
+	require.Zero(t, i.src.Size())
+	require.NoError(t, i.inflate(make([]byte, 1000), deflated))
 }
 
 // values draws bytes of every nature: noise, runs, repeated pieces, leading marks.

@@ -30,9 +30,6 @@ var (
 // with dst as it was, if the frame would not save enough.
 func appendDeflated(dst, plain []byte) ([]byte, bool) {
 	limit := len(plain) - max(32, len(plain)/8)
-	if limit <= headerSize {
-		return dst, false
-	}
 	pool := &fastDeflaters
 	if len(plain) < fastFrom {
 		pool = &smallDeflaters

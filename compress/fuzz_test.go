@@ -10,6 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// Run the targets with -fuzzminimizetime=10x: by default most of the time goes
+// into making inputs shorter, and nothing is executed meanwhile.
+
 func FuzzDecode(f *testing.F) {
 	const maxSize = 1 << 16
 	for _, g := range readGolden(f) {
