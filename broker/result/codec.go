@@ -1,0 +1,87 @@
+package result
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// A Codec turns typed values into bytes and back. It must be safe for
+// concurrent use.
+type Codec interface {
+	// Append appends the encoded v to dst and returns the longer slice.
+	Append(dst []byte, v any) ([]byte, error)
+
+	// Decode decodes data into v, a pointer. It must not keep data.
+	Decode(data []byte, v any) error
+}
+
+var (
+	// JSON is encoding/json.
+	JSON Codec = jsonCodec{}
+
+	// Raw passes []byte and string unchanged, and refuses every other type.
+	Raw Codec = rawCodec{}
+)
+
+type jsonCodec struct{}
+
+func (jsonCodec) Append(dst []byte, v any) ([]byte, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return dst, err
+	}
+	return append(dst, b...), nil
+}
+
+func (jsonCodec) Decode(data []byte, v any) error { return json.Unmarshal(data, v) }
+
+type rawCodec struct{}
+
+func (rawCodec) Append(dst []byte, v any) ([]byte, error) {
+	switch v := v.(type) {
+	case []byte:
+		return append(dst, v...), nil
+	case string:
+		return append(dst, v...), nil
+	}
+	return dst, fmt.Errorf("raw codec: %T, want []byte or string", v)
+}
+
+func (rawCodec) Decode(data []byte, v any) error {
+	switch v := v.(type) {
+	case *[]byte:
+		*v = append([]byte{}, data...)
+	case *string:
+		*v = string(data)
+	default:
+		return fmt.Errorf("raw codec: %T, want *[]byte or *string", v)
+	}
+	return nil
+}
+
+// Encode encodes v with Config.Codec, for Record.Value or Record.Progress.
+func (c *Client) Encode(v any) ([]byte, error) {
+	b, err := c.cfg.Codec.Append([]byte{}, v)
+	if err != nil {
+		return nil, fmt.Errorf("result: encode %T: %w", v, err)
+	}
+	return b, nil
+}
+
+// Decode decodes the value of a record into v, a pointer, with Config.Codec. It
+// fails with the record's [*TaskError] if the task did not succeed, and if it
+// has not ended, returned nothing, or returned something of another type.
+func (c *Client) Decode(r Record, v any) error {
+	switch err := r.Err(); {
+	case err != nil:
+		return err
+	case r.State != Success:
+		return fmt.Errorf("result: decode %q: the task is %s, want success: wait for it first", r.ID, r.State)
+	case r.Value == nil:
+		return fmt.Errorf("result: decode %q: the task returned no value", r.ID)
+	}
+	if err := c.cfg.Codec.Decode(r.Value, v); err != nil {
+		return fmt.Errorf("result: decode %q into %T: %w", r.ID, v, err)
+	}
+	return nil
+}
