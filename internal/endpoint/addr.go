@@ -13,7 +13,7 @@ import (
 // address in brackets, and localhost if empty. Its errors do not quote a port,
 // which a host forgotten behind user:password would make of the password.
 func parseAddr(s, port string) (string, error) {
-	var host string
+	var host, shown string
 	if strings.HasPrefix(s, "[") {
 		text, rest, ok := strings.Cut(s[1:], "]")
 		text, err := url.PathUnescape(text) // the % before a zone is %25
@@ -22,6 +22,7 @@ func parseAddr(s, port string) (string, error) {
 			return "", errors.New("what stands in brackets is no IPv6 address: write [::1]:6379, or [fe80::1%25eth0]:6379 with a zone")
 		}
 		host, s = "["+addr.String()+"]", rest
+		shown = host
 		if s != "" && s[0] != ':' {
 			return "", errors.New("behind the bracket of an IPv6 address stands no port: write [::1]:6379")
 		}
@@ -34,14 +35,15 @@ func parseAddr(s, port string) (string, error) {
 		if host == "" {
 			host = "localhost"
 		}
+		shown = quote(host)
 		if !isHost(host) {
-			return "", fmt.Errorf("the host %s is no name: it takes letters, digits, dots, - and _", quote(host))
+			return "", fmt.Errorf("the host %s is no name: it takes letters, digits, dots, - and _", shown)
 		}
 	}
 	if s != "" {
 		var n int
 		if !whole(s[1:], 1, &n) || n > 65535 {
-			return "", fmt.Errorf("the port of host %s is no number from 1 to 65535: write host:port (and credentials as user:password@host)", quote(strings.Trim(host, "[]")))
+			return "", fmt.Errorf("the port of host %s is no number from 1 to 65535: write host:port (and credentials as user:password@host)", shown)
 		}
 		port = strconv.Itoa(n)
 	}

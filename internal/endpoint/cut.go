@@ -28,15 +28,15 @@ var (
 // in front of an @ is taken for anything but credentials.
 func cut(raw string) (part, error) {
 	var p part
-	if strings.ContainsFunc(raw, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
-		return p, errSpace
-	}
 	rest := raw
 	if before, after, ok := strings.Cut(raw, "://"); ok {
 		p.scheme, rest = strings.ToLower(before), after
 		if !isScheme(p.scheme) {
 			return p, errScheme
 		}
+	}
+	if strings.ContainsFunc(rest, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		return p, errSpace
 	}
 	if at := strings.LastIndexByte(rest, '@'); at >= 0 {
 		p.hasUser, p.userinfo, rest = true, rest[:at], rest[at+1:]

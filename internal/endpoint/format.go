@@ -54,7 +54,7 @@ func (e Endpoint) format(show func(secret string) string) string {
 	}
 	separator := "?"
 	for _, p := range params {
-		if p.get == nil {
+		if p.get == nil || !p.appliesTo(d.scheme) {
 			continue
 		}
 		v := p.get(d)
@@ -73,7 +73,7 @@ func (e Endpoint) format(show func(secret string) string) string {
 // path writes master name and database.
 func (d *draft) path() string {
 	switch {
-	case d.MasterName != "": // with the database, since a number alone is one
+	case d.Topology == Sentinel && d.MasterName != "": // with the database, since a number alone is one
 		return "/" + escape(d.MasterName, "") + "/" + strconv.Itoa(d.DB)
 	case d.DB != 0:
 		return "/" + strconv.Itoa(d.DB)

@@ -24,6 +24,8 @@ type param struct {
 
 func (p param) meaning() string { return cmp.Or(p.means, p.name) }
 
+func (p param) appliesTo(s scheme) bool { return p.only == nil || p.only.include(s) }
+
 // forms are the URLs to which a parameter applies.
 type forms struct {
 	include func(scheme) bool
