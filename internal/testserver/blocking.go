@@ -1,6 +1,7 @@
 package testserver
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,8 +24,9 @@ const unblockedError = "UNBLOCKED client unblocked via CLIENT UNBLOCK"
 // cmdBlocking runs a command of miniredis so that CLIENT UNBLOCK or the loss of
 // the connection ends it.
 func (s *Server) cmdBlocking(c *server.Peer, cl *client, args []string) bool {
-	if cl.script {
-		return false
+	if cl.script { // miniredis would wait while it holds its lock
+		c.WriteError(notFromScript)
+		return true
 	}
 	reply := s.runOn(c, c.Resp3, func(inner *server.Peer) {
 		s.block(cl, func() {
@@ -47,7 +49,14 @@ func (s *Server) cmdBlocking(c *server.Peer, cl *client, args []string) bool {
 }
 
 func (s *Server) cmdXread(c *server.Peer, cl *client, args []string) bool {
-	return blocks(args) && s.cmdBlocking(c, cl, args)
+	switch {
+	case !blocks(args):
+		return false
+	case cl.script:
+		c.WriteError(fmt.Sprintf("ERR %s command is not allowed with BLOCK option from scripts", strings.ToLower(args[0])))
+		return true
+	}
+	return s.cmdBlocking(c, cl, args)
 }
 
 // blocks reports whether an XREAD or XREADGROUP has the option BLOCK.
@@ -113,14 +122,11 @@ func (s *Server) watchLost(conn *servedConn) {
 //
 // https://redis.io/commands/wait/
 func (s *Server) cmdWait(c *server.Peer, cl *client, args []string) bool {
-	switch {
-	case cl.script:
-		c.WriteError("ERR This Redis command is not allowed from script")
+	if !s.admitted(c, cl, "WAIT") {
 		return true
-	case len(args) != 3:
+	}
+	if len(args) != 3 {
 		return false // miniredis says what is wrong
-	case !s.admitted(c, cl, "WAIT"):
-		return true
 	}
 	want, err := strconv.Atoi(args[1])
 	if err != nil || want < 0 {

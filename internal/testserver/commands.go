@@ -40,7 +40,11 @@ func (s *Server) cmdRole(c *server.Peer, cl *client, args []string) bool {
 
 // cmdHello is HELLO. https://redis.io/commands/hello/
 func (s *Server) cmdHello(c *server.Peer, cl *client, args []string) bool {
-	if cl.script || cl.multi {
+	if cl.script {
+		c.WriteError(notFromScript)
+		return true
+	}
+	if cl.multi {
 		return false
 	}
 	var auth bool
@@ -97,12 +101,12 @@ func (s *Server) cmdHello(c *server.Peer, cl *client, args []string) bool {
 
 // cmdClient is CLIENT, as far as roles use it. https://redis.io/commands/client/
 func (s *Server) cmdClient(c *server.Peer, cl *client, args []string) bool {
-	if len(args) < 2 || cl.script {
+	if len(args) < 2 {
 		return false
 	}
 	sub := strings.ToUpper(args[1])
 	known := clientCommands[sub]
-	if known == nil {
+	if known == nil && !cl.script {
 		return false // SETNAME, GETNAME, or unknown
 	}
 	if s.admitted(c, cl, "CLIENT "+sub) {
@@ -192,7 +196,7 @@ func (s *Server) cmdCommand(c *server.Peer, cl *client, args []string) bool {
 	if len(args) == 1 {
 		return false // miniredis' table of Redis 5
 	}
-	if !s.admitted(c, cl, "COMMAND") {
+	if !cl.script && !s.admitted(c, cl, "COMMAND") {
 		return true
 	}
 	switch sub := strings.ToUpper(args[1]); sub {

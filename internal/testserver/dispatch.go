@@ -124,9 +124,15 @@ func (s *Server) runOn(c *server.Peer, resp3 bool, started func(*server.Peer), a
 	return reply.String()
 }
 
-// admitted answers calls that our own commands have to refuse: before AUTH, and
-// within MULTI, which then fails as a whole.
+const notFromScript = "ERR This Redis command is not allowed from script"
+
+// admitted answers calls that most of our own commands have to refuse: in a
+// script, before AUTH, and within MULTI, which then fails as a whole.
 func (s *Server) admitted(c *server.Peer, cl *client, cmd string) bool {
+	if cl.script {
+		c.WriteError(notFromScript)
+		return false
+	}
 	if cl.multi {
 		s.run(c, "ECHO") // a wrong call, which spoils the transaction
 		c.WriteError(fmt.Sprintf("ERR testserver does not support %s within MULTI", cmd))

@@ -22,20 +22,16 @@ func (s *Server) see(stream, group, consumer string) {
 	s.seen[consumerKey{stream, group, consumer}] = now
 }
 
-// cmdXreadgroup notes the consumer's call and creates the consumer, as Redis
-// does even if there is nothing to read.
+// cmdXreadgroup notes the consumer's call.
 func (s *Server) cmdXreadgroup(c *server.Peer, cl *client, args []string) bool {
 	options := beforeStreams(args)
-	if !cl.multi && len(options) >= 4 && len(options) < len(args) && strings.EqualFold(options[1], "GROUP") {
-		group, consumer := options[2], options[3]
+	if len(options) >= 4 && len(options) < len(args) && strings.EqualFold(options[1], "GROUP") {
 		streams := args[len(options)+1:]
 		for _, stream := range streams[:len(streams)/2] {
-			if reply := s.run(c, "XGROUP", "CREATECONSUMER", stream, group, consumer); strings.HasPrefix(reply, ":") {
-				s.see(stream, group, consumer)
-			}
+			s.see(stream, options[2], options[3])
 		}
 	}
-	return blocks(args) && s.cmdBlocking(c, cl, args)
+	return s.cmdXread(c, cl, args)
 }
 
 // cmdXgroup notes consumers that XGROUP creates.

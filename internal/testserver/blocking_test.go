@@ -1,0 +1,164 @@
+package testserver_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redisha/redisha/internal/testserver"
+)
+
+// waits are commands that wait for somebody else.
+var waits = map[string][]any{
+	"BLPOP":      {"BLPOP", "l", 0},
+	"BRPOPLPUSH": {"BRPOPLPUSH", "l", "l2", 0},
+	"BZPOPMIN":   {"BZPOPMIN", "z", 0},
+	"XREAD":      {"XREAD", "BLOCK", 0, "STREAMS", "s", "$"},
+	"XREADGROUP": {"XREADGROUP", "GROUP", "g", "c", "BLOCK", 0, "STREAMS", "s", ">"},
+	"WAIT":       {"WAIT", 1, 0},
+}
+
+// blocked starts a command on a connection of its own and waits until it
+// blocks. It returns the connection's ID and where the outcome will be.
+func blocked(t *testing.T, rdb *redis.Client, ctx context.Context, args []any) (id int64, outcome <-chan error) {
+	require.NoError(t, rdb.Do(t.Context(), "XGROUP", "CREATE", "s", "g", "$", "MKSTREAM").Err())
+	conn := rdb.Conn()
+	id, err := conn.ClientID(t.Context()).Result()
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() {
+		defer func() { _ = conn.Close() }()
+		done <- conn.Do(ctx, args...).Err()
+	}()
+	synctest.Wait()
+	require.Empty(t, done, "it does not block")
+	return id, done
+}
+
+// patient returns a client whose reads have no other end than their context.
+func patient(t *testing.T, s *testserver.Server) *redis.Client {
+	opts := s.Options()
+	opts.ReadTimeout = -1
+	opts.MaxRetries = -1
+	rdb := redis.NewClient(opts)
+	t.Cleanup(func() { _ = rdb.Close() })
+	return rdb
+}
+
+func TestClientUnblockEndsABlockedCommand(t *testing.T) {
+	for name, args := range waits {
+		for reason, check := range map[string]func(error){
+			"TIMEOUT": func(err error) {
+				if name == "WAIT" {
+					require.NoError(t, err) // the count so far
+				} else {
+					require.ErrorIs(t, err, redis.Nil)
+				}
+			},
+			"ERROR": func(err error) {
+				require.EqualError(t, err, "UNBLOCKED client unblocked via CLIENT UNBLOCK")
+			},
+		} {
+			t.Run(name+" "+reason, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					rdb := patient(t, testserver.New(t))
+					id, done := blocked(t, rdb, t.Context(), args)
+					require.EqualValues(t, 1, rdb.Do(t.Context(), "CLIENT", "UNBLOCK", id, reason).Val())
+					check(<-done)
+					require.EqualValues(t, 0, rdb.Do(t.Context(), "CLIENT", "UNBLOCK", id, reason).Val())
+				})
+			})
+		}
+	}
+}
+
+func TestBlockedCommandEndsWithItsConnection(t *testing.T) {
+	for name, args := range waits {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := testserver.New(t)
+				rdb := patient(t, s)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				_, done := blocked(t, rdb, ctx, args)
+				require.ErrorContains(t, <-done, "timeout") // go-redis then closes the connection
+				time.Sleep(time.Second)
+				require.Zero(t, s.CurrentConnectionCount())
+
+				// Nobody is left to take what comes now.
+				require.NoError(t, rdb.RPush(t.Context(), "l", "x").Err())
+				require.EqualValues(t, 1, rdb.LLen(t.Context(), "l").Val())
+			})
+		})
+	}
+}
+
+func TestBlockedReadGetsWhatComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rdb := patient(t, testserver.New(t))
+		_, done := blocked(t, rdb, t.Context(), waits["XREADGROUP"])
+		require.NoError(t, rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: "s", Values: []string{"a", "b"}}).Err())
+		require.NoError(t, <-done)
+		require.EqualValues(t, 1, rdb.XPending(t.Context(), "s", "g").Val().Count)
+	})
+}
+
+func TestBlockedReadEndsAtItsTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rdb := patient(t, testserver.New(t))
+		start := time.Now()
+		require.ErrorIs(t, rdb.BLPop(t.Context(), 10*time.Second, "l").Err(), redis.Nil)
+		require.Equal(t, 10*time.Second, time.Since(start))
+	})
+}
+
+func TestBlockingIsRefusedInAScript(t *testing.T) {
+	rdb := testserver.New(t).Client(t)
+	for call, want := range map[string]string{
+		"'BLPOP', 'l', 0":                        "ERR This Redis command is not allowed from script",
+		"'WAIT', 1, 0":                           "ERR This Redis command is not allowed from script",
+		"'CLIENT', 'ID'":                         "ERR This Redis command is not allowed from script",
+		"'CLIENT', 'GETNAME'":                    "ERR This Redis command is not allowed from script",
+		"'HELLO', 3":                             "ERR This Redis command is not allowed from script",
+		"'XREAD', 'BLOCK', 0, 'STREAMS', 's', 0": "ERR xread command is not allowed with BLOCK option from scripts",
+	} {
+		err := rdb.Eval(t.Context(), "return redis.call("+call+")", nil).Err()
+		require.ErrorContains(t, err, want)
+		require.True(t, strings.HasPrefix(err.Error(), "ERR "), err)
+	}
+}
+
+func TestWaitCountsReplicas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := testserver.New(t)
+		rdb := patient(t, s)
+		start := time.Now()
+		require.EqualValues(t, 0, rdb.Wait(t.Context(), 0, 0).Val())
+		require.Zero(t, time.Since(start))
+		require.EqualValues(t, 0, rdb.Wait(t.Context(), 1, 500*time.Millisecond).Val())
+		require.Equal(t, 500*time.Millisecond, time.Since(start))
+
+		s.SetReplicas(2)
+		start = time.Now()
+		require.EqualValues(t, 2, rdb.Wait(t.Context(), 1, time.Second).Val())
+		require.Zero(t, time.Since(start))
+		require.EqualValues(t, 2, rdb.Wait(t.Context(), 3, time.Second).Val())
+		require.Equal(t, time.Second, time.Since(start))
+	})
+}
+
+func TestWaitEndsWhenAReplicaComes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := testserver.New(t)
+		rdb := patient(t, s)
+		start := time.Now()
+		time.AfterFunc(time.Minute, func() { s.SetReplicas(1) })
+		require.EqualValues(t, 1, rdb.Wait(t.Context(), 1, 0).Val())
+		require.Equal(t, time.Minute, time.Since(start))
+	})
+}
