@@ -7,9 +7,10 @@ import (
 	"syscall"
 )
 
-// dieWithParent lets the kernel kill cmd when the thread that starts it ends.
+// dieWithParent lets the kernel kill cmd when the thread that starts it ends, and
+// keeps the terminal's Ctrl-C from it, which is for the tests to answer.
 func dieWithParent(cmd *exec.Cmd) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 }
 
 // holdName holds a name among all processes of this machine until it is closed

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // A process is a child that dies with this one. Its goroutine starts it and
@@ -23,6 +24,7 @@ type process struct {
 func startProcess(program string, args ...string) (*process, error) {
 	p := &process{log: &tail{}, cmd: exec.Command(program, args...), done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	p.cmd.WaitDelay = time.Second // a child of the server's may hold its output
 	dieWithParent(p.cmd)
 	started := make(chan error)
 	go func() {

@@ -12,6 +12,9 @@ func StartSentinel(ctx context.Context, masterName string, primary *Server) (*Se
 	if primary == nil {
 		return nil, errors.New("redistest: start Sentinel: nil primary: pass a Server")
 	}
+	if primary.certs != nil {
+		return nil, errors.New("redistest: start Sentinel: the primary speaks TLS: pass one without")
+	}
 	lines := []string{
 		fmt.Sprintf("sentinel monitor %s 127.0.0.1 %d 1", masterName, primary.Port()),
 		fmt.Sprintf("sentinel down-after-milliseconds %s 1000", masterName),

@@ -225,14 +225,12 @@ func (s *Server) awaitReady(ctx context.Context, p *process) (version string, er
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		var info string
-		if info, err = rdb.Info(ctx, "server").Result(); err == nil {
-			if err = rdb.Ping(ctx).Err(); err == nil && infoField(info, "process_id") == strconv.Itoa(p.pid) {
-				return cmp.Or(infoField(info, "valkey_version"), infoField(info, "redis_version")), nil
-			}
-			if err == nil {
-				err = errPortTaken
-			}
+		var pid string
+		if pid, version, err = s.ask(ctx, rdb); err == nil && pid == strconv.Itoa(p.pid) {
+			return version, nil
+		}
+		if err == nil {
+			err = errPortTaken
 		}
 		if fatal := refused(err); fatal != nil {
 			return "", fmt.Errorf("%w\n%s", fatal, p.log.String())
@@ -250,6 +248,24 @@ func (s *Server) awaitReady(ctx context.Context, p *process) (version string, er
 		case <-tick.C:
 		}
 	}
+}
+
+// ask returns what the server on the port tells of itself.
+func (s *Server) ask(ctx context.Context, rdb *redis.Client) (pid, version string, err error) {
+	// Whether anyone listens is not asked through rdb, which logs each failure.
+	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", s.Addr())
+	if err != nil {
+		return "", "", err
+	}
+	_ = conn.Close()
+	info, err := rdb.Info(ctx, "server").Result()
+	if err != nil {
+		return "", "", err
+	}
+	if err := rdb.Ping(ctx).Err(); err != nil { // LOADING is no answer, and INFO gives one then
+		return "", "", err
+	}
+	return infoField(info, "process_id"), cmp.Or(infoField(info, "valkey_version"), infoField(info, "redis_version")), nil
 }
 
 // refused returns err if waiting will not mend it: the server answers, and does
