@@ -51,7 +51,6 @@ const maxMillis = 253402300799999
 
 // appendRecord appends the stored form of r, which must be valid.
 func appendRecord(dst []byte, r Record, codec *compress.Codec) []byte {
-	start := len(dst)
 	dst = slices.Grow(dst, headerSize+len(r.Task)+len(r.Value)+len(r.Progress)+64)
 	dst = append(dst, mark, version, byte(r.State), 0)
 	dst = binary.BigEndian.AppendUint64(dst, r.Fence)
@@ -60,7 +59,6 @@ func appendRecord(dst []byte, r Record, codec *compress.Codec) []byte {
 		dst = binary.BigEndian.AppendUint64(dst, millis(t))
 	}
 	dst = append(dst, 0)
-	_ = dst[start:][:headerSize]
 	if r.Task != "" {
 		dst = appendField(dst, tagTask, r.Task)
 	}
@@ -133,6 +131,9 @@ func decodeFields(r *Record, b []byte, codec *compress.Codec) error {
 		size, n := binary.Uvarint(b[1:])
 		if n <= 0 || size > uint64(len(b)-1-n) {
 			return corrupt("field %d is longer than the record: was it truncated?", tag)
+		}
+		if n > 1 && size>>(7*(n-1)) == 0 {
+			return corrupt("field %d has a length of %d bytes, want as few as possible", tag, n)
 		}
 		if tag < last || tag == last && tag != tagChain {
 			return corrupt("field %d comes after field %d", tag, last)

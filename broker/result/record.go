@@ -82,4 +82,3 @@ type Record struct {
 	// is stored: 0 in a record that was read.
 	TTL time.Duration
 }
-
