@@ -65,7 +65,7 @@ var params = []param{
 	{
 		name: "fallback_primary", takes: "host:port (port 6379 by default, IPv6 in brackets)", only: sentinels,
 		set: func(d *draft, v string) bool {
-			addr, err := parseAddr(v, "6379")
+			addr, err := parseAddr(strings.ReplaceAll(v, "%", "%25"), "6379") // v is decoded
 			d.FallbackPrimary = addr
 			return err == nil && v[0] != ':'
 		},

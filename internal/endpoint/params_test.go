@@ -20,6 +20,7 @@ var goodParams = []struct {
 	{"redis+sentinel://s?sentinel_password=s%20p%2B", func(e *Endpoint) { e.SentinelPassword = "s p+" }, "redis+sentinel://s:26379?sentinel_password=xxxxx"},
 	{"redis+sentinel://s?fallback_primary=h", func(e *Endpoint) { e.FallbackPrimary = "h:6379" }, "redis+sentinel://s:26379?fallback_primary=h:6379"},
 	{"redis+sentinel://s?fallback_primary=[::1]:1", func(e *Endpoint) { e.FallbackPrimary = "[::1]:1" }, ""},
+	{"redis+sentinel://s?fallback_primary=[fe80::1%25eth0]:1", func(e *Endpoint) { e.FallbackPrimary = "[fe80::1%eth0]:1" }, ""},
 	{"redis+sentinel://s?read_from=primary", func(e *Endpoint) { e.ReadFrom = ReadPrimary }, ""},
 	{"redis+replica://a,b?read_from=replica_preferred", func(e *Endpoint) { e.ReadFrom = ReadReplicaPreferred }, ""},
 	{"redis+cluster://a?read_from=replica", func(e *Endpoint) { e.ReadFrom = ReadReplica }, ""},
