@@ -72,8 +72,8 @@ func TestStoredLengthSaturatesAbove4GiB(t *testing.T) {
 	if strconv.IntSize < 64 {
 		t.Skip("an int has 32 bits here: there is no such value")
 	}
-	var size uint64 = math.MaxUint32 + 10
-	require.Equal(t, []byte("\xc1\x10\x00\x00\xff\xff\xff\xff"), appendHeader(nil, stored, int(size)))
-	require.Equal(t, uint32(math.MaxUint32), saturate(math.MaxUint32))
-	require.Equal(t, uint32(math.MaxUint32-1), saturate(math.MaxUint32-1))
+	var greatest uint64 = math.MaxUint32
+	require.Equal(t, []byte("\xc1\x10\x00\x00\xff\xff\xff\xff"), appendHeader(nil, stored, int(greatest+10)))
+	require.Equal(t, uint32(math.MaxUint32), saturate(int(greatest)))
+	require.Equal(t, uint32(math.MaxUint32-1), saturate(int(greatest-1)))
 }

@@ -47,7 +47,7 @@ func TestBombsAreRefusedWithinBoundedMemory(t *testing.T) {
 	}{
 		{"an honest bomb", bomb, ErrTooLarge, 4 << 10},
 		{"a byte above the maximum", claim(mib+1, payload), ErrTooLarge, 4 << 10},
-		{"the greatest length", claim(1<<32-1, payload), ErrTooLarge, 4 << 10},
+		{"2 GiB - 1", claim(1<<31-1, payload), ErrTooLarge, 4 << 10},
 		{"a length that the payload cannot have", claim(mib, payload[:mib/maxRatio]), ErrCorrupt, 4 << 10},
 		{"64 MiB that claim to be 100 bytes", claim(100, payload), ErrCorrupt, inflaterSize},
 		{"64 MiB that claim to be 1 MiB", claim(mib, payload), ErrCorrupt, mib + inflaterSize},
