@@ -179,10 +179,6 @@ func (s *Server) launch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	args := []string{s.configFile()}
-	if s.sentinel {
-		args = append(args, "--sentinel")
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -190,6 +186,10 @@ func (s *Server) launch(ctx context.Context) error {
 		return errors.New("the server was stopped for good")
 	case s.process != nil:
 		return errors.New("it runs already")
+	}
+	args := []string{s.configFile()}
+	if s.sentinel {
+		args = append(args, "--sentinel")
 	}
 	p, err := startProcess(program, args...)
 	if err != nil {

@@ -53,7 +53,7 @@ func (s *Server) cmdXread(c *server.Peer, cl *client, args []string) bool {
 	case !blocks(args):
 		return false
 	case cl.script:
-		c.WriteError(fmt.Sprintf("ERR %s command is not allowed with BLOCK option from scripts", strings.ToLower(args[0])))
+		c.WriteError(fmt.Sprintf("ERR %s command is not allowed with BLOCK option from scripts", args[0]))
 		return true
 	}
 	return s.cmdBlocking(c, cl, args)

@@ -125,7 +125,7 @@ func TestBlockingIsRefusedInAScript(t *testing.T) {
 		"'CLIENT', 'ID'":                         "ERR This Redis command is not allowed from script",
 		"'CLIENT', 'GETNAME'":                    "ERR This Redis command is not allowed from script",
 		"'HELLO', 3":                             "ERR This Redis command is not allowed from script",
-		"'XREAD', 'BLOCK', 0, 'STREAMS', 's', 0": "ERR xread command is not allowed with BLOCK option from scripts",
+		"'XREAD', 'BLOCK', 0, 'STREAMS', 's', 0": "ERR XREAD command is not allowed with BLOCK option from scripts",
 	} {
 		err := rdb.Eval(t.Context(), "return redis.call("+call+")", nil).Err()
 		require.ErrorContains(t, err, want)
