@@ -1,0 +1,175 @@
+package lock
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/bsm/redislock"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/breaker"
+	"github.com/redisha/redisha/internal/conn"
+)
+
+// A Client acquires leases. It is safe for concurrent use.
+type Client struct {
+	cfg    Config
+	conn   *conn.Client
+	log    *slog.Logger
+	locker *redislock.Client // refreshes and releases; an attempt has its own
+	holder holder
+	clock  clock
+	counts counters
+
+	renewer renewer
+	sweeper sweeper
+	primary atomic.Bool // the endpoint was found to be one that takes locks
+
+	closing context.Context // ends when Close begins
+	close   context.CancelCauseFunc
+	running context.Context // of background commands; ends when Close ends
+	stop    context.CancelFunc
+
+	closeOnce sync.Once
+	closeErr  error
+
+	mu   sync.Mutex
+	busy int           // calls, leases and deletes that Close waits for
+	idle chan struct{} // closed when there are none after Close has begun
+}
+
+// New returns a client that keeps its leases in rdb, which stays the caller's:
+// Close does not close it. It does no I/O. Endpoints of Sentinel are refused
+// with [ErrSentinelEndpoint].
+func New(rdb redis.UniversalClient, cfg Config) (*Client, error) {
+	cn, err := conn.Of(rdb)
+	if err != nil {
+		return nil, fmt.Errorf("lock: new: %w", err)
+	}
+	if followsSentinel(cn) {
+		return nil, fmt.Errorf("lock: new: %w", ErrSentinelEndpoint)
+	}
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("lock: new: %w", err)
+	}
+	host, _ := os.Hostname() // only shown
+	c := &Client{
+		cfg:    cfg,
+		conn:   cn,
+		log:    cmp.Or(cfg.Logger, cn.Logger()),
+		locker: redislock.New(cn),
+		holder: holder{Name: cfg.Holder, Host: host, PID: os.Getpid()},
+		clock:  newClock(),
+		idle:   make(chan struct{}),
+	}
+	c.closing, c.close = context.WithCancelCause(context.Background())
+	c.running, c.stop = context.WithCancel(breaker.Bypass(context.Background()))
+	c.renewer.init(c)
+	c.sweeper.init(c)
+	return c, nil
+}
+
+// enter admits a call; leave must follow if it returns nil.
+func (c *Client) enter() error {
+	if err := c.conn.Err(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing.Err() != nil {
+		return ErrClosed
+	}
+	c.busy++
+	return nil
+}
+
+// stay is enter for what begins inside of a call or a lease.
+func (c *Client) stay() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.busy++
+}
+
+func (c *Client) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.busy--
+	if c.busy == 0 && c.closing.Err() != nil {
+		close(c.idle)
+	}
+}
+
+// Close ends the contexts of all leases with [ErrClosed] as cause, and those of
+// who waits, and lets the holders release their leases: it waits for them for
+// Config.CloseTimeout. What they have not released then is left to its TTL and
+// reported by the error, since its holder may still be at work. Calling it again
+// is safe.
+func (c *Client) Close() error {
+	c.closeOnce.Do(func() { c.closeErr = c.shutdown() })
+	return c.closeErr
+}
+
+func (c *Client) shutdown() error {
+	ctx, cancel := context.WithTimeout(context.Background(), max(c.cfg.CloseTimeout, 0))
+	defer cancel()
+
+	c.mu.Lock()
+	c.close(ErrClosed)
+	if c.busy == 0 {
+		close(c.idle)
+	}
+	c.mu.Unlock()
+	for _, l := range c.renewer.leases() {
+		l.end(ErrClosed)
+	}
+	select {
+	case <-c.idle:
+	case <-ctx.Done():
+	}
+
+	c.stop()
+	err := errors.Join(c.renewer.chore.stop(ctx), c.sweeper.chore.stop(ctx))
+	left := c.renewer.leases()
+	for _, l := range left {
+		l.abandon()
+	}
+	switch {
+	case len(left) > 0:
+		return fmt.Errorf("lock: close: %d leases were not released within %s (CloseTimeout), their TTL will end them: the first is %s",
+			len(left), c.cfg.CloseTimeout, quote(left[0].key))
+	case err != nil:
+		return fmt.Errorf("lock: close: commands still under way after %s (CloseTimeout): %w", c.cfg.CloseTimeout, err)
+	}
+	return nil
+}
+
+// A clock tells how far the wall clock has moved against the monotonic one,
+// which stands still while a machine is suspended.
+type clock struct {
+	start time.Time
+	wall  func(time.Time) time.Time // replaced by tests
+}
+
+func newClock() clock {
+	return clock{start: time.Now(), wall: func(t time.Time) time.Time { return t.Round(0) }}
+}
+
+// skew is the distance of the two clocks, from that at the start.
+func (c clock) skew() time.Duration {
+	now := time.Now()
+	return c.wall(now).Sub(c.wall(c.start)) - now.Sub(c.start)
+}
+
+// jumped reports whether the skew differs from an earlier one by more than most.
+func (c clock) jumped(from, most time.Duration) bool {
+	// Once may be a thread that was stopped between reading one clock and the other.
+	return (c.skew()-from).Abs() > most && (c.skew()-from).Abs() > most
+}

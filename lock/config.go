@@ -1,0 +1,103 @@
+package lock
+
+import (
+	"cmp"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+const (
+	// MinTTL is the shortest lease.
+	MinTTL = 100 * time.Millisecond
+
+	// MaxKeyBytes is the longest key.
+	MaxKeyBytes = 1024
+
+	// maxNameBytes is the longest namespace and the longest name of a holder.
+	maxNameBytes = 128
+)
+
+// Config configures a [Client]. The zero Config is ready to use.
+type Config struct {
+	// Namespace begins the names of all keys in Redis. Defaults to "redisha".
+	Namespace string
+
+	// Holder names this process to those who look at a lock, beside its host and
+	// process ID. Defaults to the name of the program.
+	Holder string
+
+	// TTL is how long a lease outlives its last renewal: the longest time that
+	// a key stays locked after its holder has died. Leases are renewed each
+	// third of it. Defaults to 30s; at least MinTTL. The option TTL goes before it.
+	TTL time.Duration
+
+	// CloseTimeout is how long Close waits for the holders of leases. Defaults
+	// to 5s; negative: it does not wait.
+	CloseTimeout time.Duration
+
+	// Logger defaults to that of the client that New is given.
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	c.Namespace = cmp.Or(c.Namespace, "redisha")
+	c.Holder = cmp.Or(c.Holder, filepath.Base(os.Args[0]))
+	c.TTL = cmp.Or(c.TTL, 30*time.Second)
+	c.CloseTimeout = cmp.Or(c.CloseTimeout, 5*time.Second)
+	return c
+}
+
+func (c Config) validate() error {
+	switch {
+	case strings.ContainsAny(c.Namespace, "{}"):
+		return fmt.Errorf("Namespace is %q, want no braces, which say where Cluster keeps a key", c.Namespace)
+	case len(c.Namespace) > maxNameBytes:
+		return fmt.Errorf("Namespace has %d bytes, want at most %d", len(c.Namespace), maxNameBytes)
+	case len(c.Holder) > maxNameBytes:
+		return fmt.Errorf("Holder has %d bytes, want at most %d", len(c.Holder), maxNameBytes)
+	}
+	return validTTL(c.TTL)
+}
+
+func validTTL(ttl time.Duration) error {
+	if ttl < MinTTL {
+		return fmt.Errorf("TTL is %s, want at least %s", ttl, MinTTL)
+	}
+	return nil
+}
+
+// An Option changes one acquisition.
+type Option func(*options)
+
+type options struct {
+	ttl     time.Duration
+	maxWait time.Duration
+}
+
+// TTL is Config.TTL for this lease. At least MinTTL; fractions of a millisecond
+// are cut off.
+func TTL(d time.Duration) Option { return func(o *options) { o.ttl = d } }
+
+// MaxWait bounds how long Acquire and Do wait for the lease, and not the lease
+// itself, as a deadline of the context would. After it they return
+// [ErrNotAcquired]. 0, the default, leaves it to the context. TryAcquire does
+// not wait.
+func MaxWait(d time.Duration) Option { return func(o *options) { o.maxWait = d } }
+
+func (c Config) options(opts []Option) (options, error) {
+	o := options{ttl: c.TTL}
+	for _, opt := range opts {
+		if opt != nil {
+			opt(&o)
+		}
+	}
+	if o.maxWait < 0 {
+		return o, fmt.Errorf("MaxWait is %s, want more than 0, or 0 to leave it to the context", o.maxWait)
+	}
+	o.ttl = o.ttl.Truncate(time.Millisecond) // what Redis counts in
+	return o, validTTL(o.ttl)
+}

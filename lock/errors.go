@@ -1,0 +1,99 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+	"unicode/utf8"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/breaker"
+	"github.com/redisha/redisha/internal/conn"
+)
+
+var (
+	// ErrNotAcquired says that another holds the key, now or, from Acquire, for
+	// as long as the wait was allowed to last.
+	ErrNotAcquired = errors.New("not acquired: another holds the lock")
+
+	// ErrLost says that a lease ended before it was released: it was not
+	// renewed in time, its key was deleted or taken, or the machine's clock
+	// jumped. It is the cause of the end of the lease's context.
+	ErrLost = errors.New("lease lost")
+
+	// ErrSentinelEndpoint says that the endpoint is one of Sentinel, which this
+	// package refuses.
+	ErrSentinelEndpoint = errors.New("locks refuse a Sentinel endpoint, since a failover can hand one lock to two holders: " +
+		"give locks a server of their own that does not fail over, and set REDISHA_LOCKS_URL to it, such as redis://host:6379")
+
+	// ErrReplicaEndpoint says that the endpoint is a replica.
+	ErrReplicaEndpoint = errors.New("locks refuse a replica, which takes no writes and knows of locks too late: " +
+		"set REDISHA_LOCKS_URL to a fixed primary, such as redis://host:6379")
+
+	// ErrClosed is returned by calls after Close, and is the cause of the end of
+	// the contexts of the leases that were held then. It is go-redis' own.
+	ErrClosed = redis.ErrClosed
+)
+
+var errNilContext = errors.New("nil context: pass context.Background() or the request's")
+
+// failed says which operation on which key err belongs to.
+func failed(op, key string, err error) error {
+	return fmt.Errorf("lock: %s %s: %w", op, quote(key), err)
+}
+
+// quote quotes the key, or the beginning of a long one.
+func quote(key string) string {
+	const most = 64
+	if len(key) <= most {
+		return fmt.Sprintf("%q", key)
+	}
+	cut := most
+	for cut > most-utf8.UTFMax && !utf8.RuneStart(key[cut]) {
+		cut--
+	}
+	return fmt.Sprintf("%q… (%d bytes)", key[:cut], len(key))
+}
+
+// explain adds to an error of an acquisition what to do, where the error does
+// not say it.
+func (c *Client) explain(err error, k keys) error {
+	switch {
+	case redis.HasErrorPrefix(err, "WRONGTYPE"):
+		return fmt.Errorf("%s or %s holds something else than a lock, delete it: %w", quote(k.lease), quote(k.fence), err)
+	case redis.HasErrorPrefix(err, "READONLY"):
+		return fmt.Errorf("%w: %w", ErrReplicaEndpoint, err)
+	case redis.IsPermissionError(err), redis.HasErrorPrefix(err, "The user executing the script"):
+		return fmt.Errorf("%w: the user needs the commands %s on the keys %s:lock:*", err, neededCommands, c.cfg.Namespace)
+	}
+	return err
+}
+
+const neededCommands = "EVAL EVALSHA GET GETRANGE MGET MSET MSETNX SET PEXPIRE PTTL DEL TIME"
+
+// neverSent reports whether err says that a command was not sent at all. A
+// foreign client may have repeated it, and then err is of the last try alone.
+func (c *Client) neverSent(err error) bool {
+	if errors.Is(err, ErrClosed) || errors.Is(err, breaker.ErrOpen) || errors.Is(err, conn.ErrNotConfigured) {
+		return true
+	}
+	var op *net.OpError
+	return c.conn.Own() && (errors.As(err, &op) && op.Op == "dial" ||
+		errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrPoolExhausted))
+}
+
+// ended returns why ctx has ended, or nil. A deadline ends the reading from a
+// socket a moment before it ends the context.
+func ended(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	return nil
+}

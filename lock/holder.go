@@ -1,0 +1,73 @@
+package lock
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// What a lease key holds: a token, which says whose it is, and behind it JSON
+// for people who look. The token has a fixed length, since tokens are compared
+// by prefix; its first byte is the version of the whole. A token alone is a
+// lease that was set aside for a waiter, who has not taken it yet.
+//
+//	1cnVuIGFsbCB0aGUgd2F5IQ{"holder":"billing","host":"web-1","pid":4711,"since":1795159093017}
+const (
+	tokenVersion = '1'
+	tokenBytes   = 16 // random ones
+)
+
+var tokenLen = 1 + base64.RawURLEncoding.EncodedLen(tokenBytes)
+
+// newToken returns a token that was never used. It may serve several attempts
+// of one acquisition, but never again once the outcome of one is unknown: a
+// delete of it may still be on its way.
+func newToken() string {
+	token := make([]byte, 0, tokenLen)
+	random := make([]byte, tokenBytes)
+	_, _ = rand.Read(random) // never fails
+	return string(base64.RawURLEncoding.AppendEncode(append(token, tokenVersion), random))
+}
+
+// A holder says who has a lease. Fields may be added at the end.
+type holder struct {
+	Name  string `json:"holder"`
+	Host  string `json:"host"`
+	PID   int    `json:"pid"`
+	Since int64  `json:"since"` // when it was asked for, by the holder's clock: Unix milliseconds
+}
+
+// metadata returns what follows the token.
+func (h holder) metadata(now time.Time) string {
+	h.Since = now.UnixMilli()
+	text, err := json.Marshal(h)
+	if err != nil {
+		return "" // strings and numbers always marshal
+	}
+	return string(text)
+}
+
+// parseValue takes apart what a lease key holds. The holder is empty if the
+// lease is only set aside.
+func parseValue(value string) (token string, h holder, err error) {
+	if len(value) < tokenLen {
+		return "", h, fmt.Errorf("a value of %d bytes is no lease: want %d at least", len(value), tokenLen)
+	}
+	token, text := value[:tokenLen], value[tokenLen:]
+	if token[0] != tokenVersion {
+		return "", h, fmt.Errorf("a lease of version %q, want %q", token[0], tokenVersion)
+	}
+	if random, err := base64.RawURLEncoding.Strict().DecodeString(token[1:]); err != nil || len(random) != tokenBytes {
+		return "", h, errors.New("no token at the beginning")
+	}
+	if text == "" {
+		return token, h, nil
+	}
+	if err := json.Unmarshal([]byte(text), &h); err != nil {
+		return "", h, fmt.Errorf("holder: %w", err)
+	}
+	return token, h, nil
+}

@@ -1,0 +1,268 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/bsm/redislock"
+
+	"github.com/redisha/redisha/breaker"
+)
+
+// releaseTimeout bounds a release, which does not heed the end of its context.
+const releaseTimeout = 3 * time.Second
+
+// A Lease is a lock that is held until Release, or until it is lost. It is
+// renewed in the background each third of its TTL. Its methods are safe for
+// concurrent use.
+type Lease struct {
+	client *Client
+	request
+	held   *redislock.Lock
+	fence  int64
+	begun  time.Time
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	releasing sync.Mutex // held by the call of Release that is at work
+	discarded bool
+
+	mu       sync.Mutex
+	state    state
+	err      error       // of a lost lease
+	deadline time.Time   // when it counts as lost
+	timer    *time.Timer // fires at the deadline
+	skew     time.Duration
+
+	// The renewer's, under its mutex.
+	due   time.Time
+	index int // in its heap; -1 outside
+}
+
+type state uint8
+
+const (
+	held     state = iota
+	leaving        // a release was sent, and its outcome is not known
+	released       // or given back before anybody saw it
+	lost
+)
+
+func newLease(parent context.Context, c *Client, r request, h *redislock.Lock, fence int64, sent time.Time, skew time.Duration) *Lease {
+	l := &Lease{client: c, request: r, held: h, fence: fence, begun: time.Now(), skew: skew, index: -1}
+	l.deadline = sent.Add(r.ttl - l.margin())
+	l.due = sent.Add(r.ttl / 3)
+	l.ctx, l.cancel = context.WithCancelCause(parent)
+	return l
+}
+
+// margin is how much earlier than its key a lease ends here: 1 % for clocks of
+// different speed, and 2 ms for the resolution of timers and of Redis' own.
+func (l *Lease) margin() time.Duration { return l.ttl/100 + 2*time.Millisecond }
+
+// start lets the lease be renewed and lost, unless it is worthless already.
+func (l *Lease) start() error {
+	c := l.client
+	c.stay()
+	l.mu.Lock()
+	l.timer = time.AfterFunc(time.Until(l.deadline), l.expire)
+	late := !time.Now().Before(l.deadline) || c.clock.jumped(l.skew, l.margin())
+	l.mu.Unlock()
+	c.renewer.add(l) // from here on, Close sees it
+	var err error
+	switch {
+	case c.closing.Err() != nil:
+		err = ErrClosed
+	case l.ctx.Err() != nil:
+		err = context.Cause(l.ctx)
+	case late:
+		err = fmt.Errorf("the answer came too late for a lease of %s", l.ttl)
+	default:
+		return nil
+	}
+	if l.leave(released, nil) {
+		l.cancel(err)
+		c.leave()
+	}
+	return err
+}
+
+// Context is the parent that the lease was acquired with, and ends with the
+// lease at the latest: with [ErrLost] as cause, at a lost lease's last moment,
+// with [ErrClosed] as cause on Client.Close, and with Release.
+func (l *Lease) Context() context.Context { return l.ctx }
+
+// Token is the fencing token: greater than that of each lease on the key before
+// this one, while the server keeps the last token (30 days) or its clock is not
+// set back further than to the last lease. A renewal does not change it. Pass it
+// with every write, and let the resource refuse one that is smaller than the
+// greatest it has seen: nothing else stops a holder that was paused.
+func (l *Lease) Token() int64 { return l.fence }
+
+// Key is what was locked, as it was given.
+func (l *Lease) Key() string { return l.key }
+
+// Release ends the lease's context and gives the lease back, also if ctx has
+// ended: it waits for the server for 3s at most. It returns [ErrLost] if the
+// lease was lost before. Other errors mean that it is unknown whether the server
+// took it: the key is then deleted in the background, or ends with its TTL.
+// Calling it again repeats the result, or tries again where that is unknown.
+func (l *Lease) Release(ctx context.Context) error {
+	if l == nil {
+		return fmt.Errorf("lock: release: nil lease: %w", ErrNotAcquired)
+	}
+	if ctx == nil {
+		return failed("release", l.key, errNilContext)
+	}
+	l.releasing.Lock()
+	defer l.releasing.Unlock()
+	if l.overdue() {
+		l.lose(expired)
+	}
+	first := l.leave(leaving, nil)
+	if first {
+		defer l.client.leave()
+		l.client.counts.hold.Observe(time.Since(l.begun))
+		l.cancel(nil)
+	}
+	switch state, err := l.result(); state {
+	case released:
+		return nil
+	case lost:
+		l.discard()
+		return err
+	}
+	return l.giveBack(ctx, first)
+}
+
+// giveBack sends the release and judges the answer.
+func (l *Lease) giveBack(ctx context.Context, first bool) error {
+	c := l.client
+	ctx, cancel := context.WithTimeout(breaker.Bypass(context.WithoutCancel(ctx)), releaseTimeout)
+	defer cancel()
+	err := l.held.Release(ctx)
+	switch gone := errors.Is(err, redislock.ErrLockNotHeld); {
+	case err == nil, gone && !first: // then what was tried first has worked
+		c.counts.released.Inc()
+		l.conclude(released, nil)
+		return nil
+	case gone:
+		err = l.lossBy(refused)
+		l.conclude(lost, err)
+		l.reportLoss(refused)
+		return err
+	}
+	if first {
+		c.sweeper.add(l.request, unsettled)
+	}
+	c.counts.releaseFailed.Inc()
+	return failed("release", l.key, err)
+}
+
+// discard deletes, in the background, what may be left of a lost lease: its key
+// lives a little longer than the lease itself.
+func (l *Lease) discard() {
+	if l.discarded || l.client.enter() != nil {
+		return
+	}
+	defer l.client.leave()
+	l.discarded = true
+	l.client.sweeper.add(l.request, settled)
+}
+
+// leave ends the holding, so that the lease is not renewed any more. It reports
+// whether the lease was held: then its part in Client.busy is to be given back.
+func (l *Lease) leave(next state, err error) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state != held {
+		return false
+	}
+	l.state, l.err = next, err
+	l.timer.Stop()
+	l.client.renewer.remove(l)
+	return true
+}
+
+func (l *Lease) conclude(s state, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.state, l.err = s, err
+}
+
+func (l *Lease) result() (state, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state, l.err
+}
+
+// overdue reports whether the lease is held beyond its deadline.
+func (l *Lease) overdue() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state == held && !time.Now().Before(l.deadline)
+}
+
+// extend moves the deadline after a renewal that was sent at the given time.
+func (l *Lease) extend(sent time.Time, skew time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state != held {
+		return
+	}
+	l.deadline, l.skew = sent.Add(l.ttl-l.margin()), skew
+	l.timer.Reset(time.Until(l.deadline))
+}
+
+// expire is what the timer calls.
+func (l *Lease) expire() {
+	if l.overdue() { // else a renewal came in between, and has set the timer anew
+		l.lose(expired)
+	}
+}
+
+// checkClock loses the lease if the clock has jumped since its last renewal.
+func (l *Lease) checkClock() {
+	l.mu.Lock()
+	skew := l.skew
+	l.mu.Unlock()
+	if l.client.clock.jumped(skew, l.margin()) {
+		l.lose(clockJump)
+	}
+}
+
+// lose ends a lease that cannot be counted on any more.
+func (l *Lease) lose(cause lossCause) {
+	err := l.lossBy(cause)
+	if !l.leave(lost, err) {
+		return
+	}
+	l.client.counts.hold.Observe(time.Since(l.begun))
+	l.reportLoss(cause)
+	l.cancel(err)
+	l.client.leave()
+}
+
+func (l *Lease) lossBy(cause lossCause) error {
+	return fmt.Errorf("lock: %s: %w: %s", quote(l.key), ErrLost, lossReasons[cause])
+}
+
+func (l *Lease) reportLoss(cause lossCause) {
+	l.client.counts.lost[cause].Inc()
+	l.client.log.Warn("lease lost", "key", l.key, "token", l.fence, "reason", lossReasons[cause])
+}
+
+// end ends the context alone; the lease is renewed until its holder releases it.
+func (l *Lease) end(cause error) {
+	l.cancel(fmt.Errorf("lock: %s: %w", quote(l.key), cause))
+}
+
+// abandon leaves the lease to its TTL.
+func (l *Lease) abandon() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.timer.Stop()
+}

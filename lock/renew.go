@@ -1,0 +1,207 @@
+package lock
+
+import (
+	"cmp"
+	"container/heap"
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/bsm/redislock"
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// clockCheck is how often the clocks are compared while leases are held.
+	clockCheck = time.Second
+
+	// batchSize bounds the commands of one pipeline.
+	batchSize = 1000
+)
+
+// The renewer renews all leases of a client: those that are due in one
+// pipeline, by one goroutine, which is there only while it does so. A lease
+// whose renewal fails is tried again, until its own timer ends it.
+type renewer struct {
+	client *Client
+	chore  chore
+
+	mu   sync.Mutex
+	held leaseHeap
+}
+
+func (r *renewer) init(c *Client) {
+	r.client = c
+	r.chore.do = r.run
+}
+
+func (r *renewer) add(l *Lease) {
+	r.mu.Lock()
+	heap.Push(&r.held, l)
+	due := l.due
+	r.mu.Unlock()
+	r.chore.plan(earlier(due, time.Now().Add(clockCheck)))
+}
+
+// remove is called under the lease's own mutex, so nothing here may take that.
+func (r *renewer) remove(l *Lease) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if l.index >= 0 {
+		heap.Remove(&r.held, l.index)
+	}
+}
+
+func (r *renewer) len() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.held)
+}
+
+// leases returns the leases held now.
+func (r *renewer) leases() []*Lease {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.held)
+}
+
+// run renews what is due and returns when to look again: never, once nothing is held.
+func (r *renewer) run() (next time.Time) {
+	patience := releaseTimeout
+	for _, l := range r.leases() {
+		l.checkClock()
+		patience = min(patience, l.ttl/4)
+	}
+	for batch := range slices.Chunk(r.takeDue(), batchSize) {
+		r.renew(batch, max(patience, MinTTL))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.held) == 0 {
+		return time.Time{}
+	}
+	return earlier(r.held[0].due, time.Now().Add(clockCheck))
+}
+
+// takeDue returns the leases that are due, or will be so shortly, so that
+// leases acquired one after the other come to be renewed together.
+func (r *renewer) takeDue() []*Lease {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	var due []*Lease
+	for len(r.held) > 0 {
+		l := r.held[0]
+		if l.due.After(now.Add(l.ttl / 20)) {
+			break
+		}
+		due = append(due, l)
+		r.plan(l, now.Add(l.ttl)) // until the outcome is known
+	}
+	return due
+}
+
+// plan sets when the lease is due.
+func (r *renewer) plan(l *Lease, due time.Time) {
+	l.due = due
+	if l.index >= 0 {
+		heap.Fix(&r.held, l.index)
+	}
+}
+
+// renew renews a batch in one pipeline, and in a second one those whose server
+// did not know the script. A server that does not answer must not hold up the
+// leases of another for longer than patience.
+func (r *renewer) renew(batch []*Lease, patience time.Duration) {
+	ctx, cancel := context.WithTimeout(r.client.running, patience)
+	defer cancel()
+	pipe := r.client.conn.Pipeline()
+	unknown := r.send(ctx, batch, pipe, pipe)
+	if len(unknown) > 0 {
+		pipe := r.client.conn.Pipeline()
+		r.send(ctx, unknown, pipe, bySource{pipe})
+	}
+}
+
+// send queues redislock's refresh of each lease on the pipeline, by way of via,
+// sends it, and judges the answers. It returns the leases to be sent by source.
+func (r *renewer) send(ctx context.Context, batch []*Lease, pipe redis.Pipeliner, via redis.Scripter) (unknown []*Lease) {
+	locker := redislock.New(via)
+	for _, l := range batch {
+		refresh := *l.held
+		refresh.Client = locker
+		_ = refresh.Refresh(ctx, l.ttl, nil) // only queues
+	}
+	skew, sent := r.client.clock.skew(), time.Now()
+	cmds, execErr := pipe.Exec(ctx)
+	var failure error
+	var failures uint64
+	for i, l := range batch {
+		cmd := cmds[i].(*redis.Cmd) //nolint:forcetypeassert // what redislock queues
+		err := cmd.Err()
+		if err == nil && cmd.Val() == nil {
+			err = cmp.Or(execErr, errors.New("no answer"))
+		}
+		switch {
+		case err == nil:
+			r.client.counts.renewed.Inc()
+			l.extend(sent, skew)
+			r.again(l, sent.Add(l.ttl/3))
+		case errors.Is(err, redis.Nil):
+			l.lose(refused)
+		case noScript(err) && via == redis.Scripter(pipe):
+			unknown = append(unknown, l)
+		default:
+			failures++
+			failure = err
+			r.again(l, time.Now().Add(max(l.ttl/30, 10*time.Millisecond)))
+		}
+	}
+	if failures > 0 && ctx.Err() != context.Canceled { //nolint:errorlint // which Close causes
+		r.client.counts.renewFailed.Add(failures)
+		r.client.log.Warn("leases not renewed, will try again", "leases", failures, "key", batch[0].key, "err", failure)
+	}
+	return unknown
+}
+
+// again makes the lease due at the given time, if it is held still.
+func (r *renewer) again(l *Lease, due time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.plan(l, due)
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// A leaseHeap has the lease that is due first at index 0.
+type leaseHeap []*Lease
+
+func (h leaseHeap) Len() int           { return len(h) }
+func (h leaseHeap) Less(i, j int) bool { return h[i].due.Before(h[j].due) }
+
+func (h leaseHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+
+func (h *leaseHeap) Push(x any) {
+	l := x.(*Lease) //nolint:forcetypeassert // container/heap's signature
+	l.index = len(*h)
+	*h = append(*h, l)
+}
+
+func (h *leaseHeap) Pop() any {
+	last := len(*h) - 1
+	l := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	l.index = -1
+	return l
+}
