@@ -1,0 +1,169 @@
+package cache
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/internal/conn"
+)
+
+// A Client is the cache role: what all views of one cache share. It is safe for
+// concurrent use.
+type Client struct {
+	rdb   *conn.Client
+	cfg   Config
+	root  string // what all keys begin with
+	log   *slog.Logger
+	stats counters
+
+	fallbacks chan struct{} // a place for each load past Redis
+	running   group         // flights and loads
+	ctx       context.Context
+	stop      context.CancelCauseFunc // ends ctx, and with it all loads
+
+	warnedFallback, warnedDead, warnedFill, warnedSize throttle
+}
+
+// New returns a client that keeps its values in rdb, which redisha.Open made or
+// any go-redis client but a Ring. It does no I/O. The caller closes rdb, after
+// the Client.
+func New(rdb redis.UniversalClient, cfg Config) (*Client, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	c, err := conn.Of(rdb)
+	if err != nil {
+		return nil, fmt.Errorf("cache: %w", err)
+	}
+	client := &Client{
+		rdb:       c,
+		cfg:       cfg,
+		root:      cfg.root(),
+		log:       cmp.Or(cfg.Logger, c.Logger()),
+		fallbacks: make(chan struct{}, cfg.MaxFallbacks),
+		running:   group{idle: make(chan struct{})},
+	}
+	client.ctx, client.stop = context.WithCancelCause(context.Background())
+	return client, nil
+}
+
+// Check asks Redis whether it is there and what is expected; the error says
+// what is wrong and what to do.
+func (c *Client) Check(ctx context.Context) error {
+	if err := c.ready(ctx, "check"); err != nil {
+		return err
+	}
+	if err := c.rdb.Check(ctx); err != nil {
+		return fmt.Errorf("cache: check: %w", err)
+	}
+	return nil
+}
+
+// Close ends the loads that run: their callers get [ErrClosed]. It waits for
+// them to return for at most Config.CloseTimeout, and returns an error if some
+// have not. It does not close the go-redis client. Calling it again is safe.
+func (c *Client) Close() error {
+	idle := c.running.close()
+	c.stop(ErrClosed)
+	timeout := time.NewTimer(c.cfg.CloseTimeout)
+	defer timeout.Stop()
+	select {
+	case <-idle:
+		return nil
+	case <-timeout.C:
+		return fmt.Errorf("cache: close: loads still run after %s (Config.CloseTimeout): do they heed their context?", c.cfg.CloseTimeout)
+	}
+}
+
+// ready says why a call cannot even begin.
+func (c *Client) ready(ctx context.Context, op string) error {
+	if ctx == nil {
+		return nilContext(op)
+	}
+	if c.running.closed() {
+		return fmt.Errorf("cache: %s: %w", op, ErrClosed)
+	}
+	if err := c.rdb.Err(); err != nil {
+		return fmt.Errorf("cache: %s: %w", op, err)
+	}
+	return nil
+}
+
+// get reads key within Config.ReadTimeout; nil and no error if it is not there.
+func (c *Client) get(ctx context.Context, key string) ([]byte, error) {
+	ctx, cancel := c.readContext(ctx)
+	defer cancel()
+	b, err := c.rdb.Get(ctx, key).Bytes()
+	if err == redis.Nil { //nolint:errorlint // go-redis returns it bare, and this is the hot path
+		return nil, nil
+	}
+	if err == nil && b == nil {
+		b = []byte{} // there, and empty
+	}
+	return b, err
+}
+
+func (c *Client) readContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	if c.cfg.ReadTimeout < 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, c.cfg.ReadTimeout)
+}
+
+// subject is what errors call a key: its view and what the caller gave.
+func (c *Client) subject(key string) string { return key[len(c.root):] }
+
+// unread explains the error of a read that ended after took.
+func (c *Client) unread(ctx context.Context, err error, took time.Duration) error {
+	if over := ended(ctx); over != nil {
+		return over // it surfaces as an i/o timeout
+	}
+	c.stats.errors.Inc()
+	if limit := c.cfg.ReadTimeout; limit > 0 && took >= limit {
+		return fmt.Errorf("no answer within %s (Config.ReadTimeout): %w", limit, err)
+	}
+	return err
+}
+
+// ended returns why ctx is over, if so. A deadline may show on the socket
+// before the context's timer fires.
+func ended(ctx context.Context) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// countError counts an operation that failed, unless its caller ended it.
+func (c *Client) countError(ctx context.Context) {
+	if ctx.Err() == nil {
+		c.stats.errors.Inc()
+	}
+}
+
+// warn logs trouble that the caller does not see.
+func (c *Client) warn(ctx context.Context, t *throttle, msg, key string, err error) {
+	if t.allow() {
+		c.log.WarnContext(ctx, msg, "key", key, "err", err)
+	}
+}
+
+// millis is ttl in whole milliseconds, rounded down, and never 0: that would
+// mean no TTL at all.
+func millis(ttl time.Duration) int64 { return max(int64(ttl/time.Millisecond), 1) }
+
+// jitter is ttl in milliseconds less up to a tenth.
+func jitter(ttl time.Duration) int64 {
+	ms := millis(ttl)
+	return ms - rand.Int64N(ms/10+1)
+}

@@ -1,0 +1,183 @@
+package cache
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"time"
+)
+
+// Config configures a [Client]. The zero Config is ready to use.
+type Config struct {
+	// Namespace is the first part of every key, up to the first colon.
+	// Defaults to "redisha". It may hold letters, digits and "_-.:/".
+	Namespace string
+
+	// Name tells caches of one namespace apart: the keys of a named cache begin
+	// with <namespace>:cache.<name>: instead of <namespace>:cache:. It may hold
+	// letters, digits, "_" and "-". Defaults to none.
+	Name string
+
+	// ReadTimeout bounds each read by Get and Fetch, and the scripts by which
+	// Fetch takes a load lease: waiting for a connection, dialling and the reply
+	// together. When it is over, Fetch goes to the loader and Get returns an
+	// error. Defaults to 250ms; negative: only the caller's context and the
+	// client's own timeouts count. On a client that redisha did not make, it
+	// needs redis.Options.ContextTimeoutEnabled to bound the reply.
+	ReadTimeout time.Duration
+
+	// MaxFallbacks is how many loads may run at once that do without the cache,
+	// mostly because Redis does not answer: it protects the source during an
+	// outage. Further ones wait for ViewConfig.LoadTimeout at most. Defaults to
+	// 64; must not be negative.
+	MaxFallbacks int
+
+	// CloseTimeout is how long Close waits for loads to end. Defaults to 5s;
+	// must not be negative.
+	CloseTimeout time.Duration
+
+	// Logger takes warnings of trouble that callers do not see, at most one of
+	// a kind in ten seconds. Defaults to the logger of the connection, which is
+	// slog.Default() if nothing else was said.
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	c.Namespace = cmp.Or(c.Namespace, "redisha")
+	c.ReadTimeout = cmp.Or(c.ReadTimeout, 250*time.Millisecond)
+	c.MaxFallbacks = cmp.Or(c.MaxFallbacks, 64)
+	c.CloseTimeout = cmp.Or(c.CloseTimeout, 5*time.Second)
+	return c
+}
+
+var (
+	namespacePattern = regexp.MustCompile(`^[A-Za-z0-9_.:/-]+$`)
+	namePattern      = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+)
+
+func (c Config) validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("cache: "+format, args...)) }
+	if !namespacePattern.MatchString(c.Namespace) {
+		bad("Namespace is %q, want letters, digits and _-.:/ only", c.Namespace)
+	}
+	if c.Name != "" && !namePattern.MatchString(c.Name) {
+		bad("Name is %q, want letters, digits, _ and - only", c.Name)
+	}
+	if c.MaxFallbacks < 0 {
+		bad("MaxFallbacks is %d, want at least 1, or 0 for 64", c.MaxFallbacks)
+	}
+	if c.CloseTimeout < 0 {
+		bad("CloseTimeout is %s, want more than 0, or 0 for 5s", c.CloseTimeout)
+	}
+	return errors.Join(errs...)
+}
+
+// root is what all keys of the cache begin with.
+func (c Config) root() string {
+	if c.Name != "" {
+		return c.Namespace + ":cache." + c.Name + ":"
+	}
+	return c.Namespace + ":cache:"
+}
+
+// ViewConfig configures a [View]. The zero ViewConfig is ready to use.
+type ViewConfig struct {
+	// TTL is how long a value lives. Each one gets up to a tenth less, at
+	// random, so that what was stored together does not expire together.
+	// Defaults to 1h; at least 1ms.
+	TTL time.Duration
+
+	// AbsentTTL is how long an absence lives, from which the same part is taken:
+	// the time after which something that was just made is found, if whoever
+	// made it does not Delete or Set its key. Defaults to 10s, or TTL if that is
+	// shorter; at least 1ms; negative: absences are not cached.
+	AbsentTTL time.Duration
+
+	// LoadTimeout is how long a load may take. When it is over, its context
+	// ends, its callers get an error that wraps context.DeadlineExceeded, and
+	// what it returns later is thrown away. The load lease lives a second longer:
+	// this is how long the crash of a process can delay others. Defaults to 10s;
+	// at least 1ms.
+	LoadTimeout time.Duration
+
+	// Version becomes a part of the keys, so that values of different shape
+	// never meet: raise it when V changes. Letters, digits, "_" and "-".
+	// Defaults to none.
+	Version string
+
+	// Codec turns values into bytes and back. Defaults to [JSON].
+	Codec Codec
+
+	// Plain stores exactly the codec's bytes (from MinCompressBytes on, a frame
+	// of package compress), so that redis-cli and other languages read them. By
+	// default a header goes before them. Absences and load leases, which begin
+	// with 0xC1, stand in plain views too: other readers take them for a miss.
+	// What was written with another setting of Plain is a miss.
+	Plain bool
+
+	// MaxValueBytes is the greatest length of a value, as the codec makes it.
+	// Set refuses a longer one; Fetch returns it without storing it. A longer
+	// one in Redis is a miss. Defaults to 1 MiB; at most 512 MiB, Redis' limit.
+	MaxValueBytes int
+
+	// MinCompressBytes is the length from which values are compressed. Defaults
+	// to 256; negative: they are not, while compressed ones are still read.
+	MinCompressBytes int
+}
+
+const (
+	defaultTTL         = time.Hour
+	defaultAbsentTTL   = 10 * time.Second
+	defaultLoadTimeout = 10 * time.Second
+	defaultMaxValue    = 1 << 20
+	maxMaxValue        = 512 << 20
+)
+
+func (c ViewConfig) withDefaults() ViewConfig {
+	c.TTL = cmp.Or(c.TTL, defaultTTL)
+	c.AbsentTTL = cmp.Or(c.AbsentTTL, min(defaultAbsentTTL, c.TTL))
+	c.LoadTimeout = cmp.Or(c.LoadTimeout, defaultLoadTimeout)
+	c.MaxValueBytes = cmp.Or(c.MaxValueBytes, defaultMaxValue)
+	if c.Codec == nil {
+		c.Codec = JSON
+	}
+	return c
+}
+
+// validate returns all problems in one error, a line each.
+func (c ViewConfig) validate(name string) error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if !namePattern.MatchString(name) {
+		bad("the name is %q, want letters, digits, _ and - only", name)
+	}
+	if c.Version != "" && !namePattern.MatchString(c.Version) {
+		bad("Version is %q, want letters, digits, _ and - only", c.Version)
+	}
+	if c.TTL < time.Millisecond {
+		bad("TTL is %s, want at least 1ms, or 0 for %s", c.TTL, defaultTTL)
+	}
+	if c.AbsentTTL >= 0 && c.AbsentTTL < time.Millisecond {
+		bad("AbsentTTL is %s, want at least 1ms, 0 for %s, or less than 0 for none", c.AbsentTTL, defaultAbsentTTL)
+	}
+	if c.LoadTimeout < time.Millisecond {
+		bad("LoadTimeout is %s, want at least 1ms, or 0 for %s", c.LoadTimeout, defaultLoadTimeout)
+	}
+	if c.MaxValueBytes < 1 || c.MaxValueBytes > maxMaxValue {
+		bad("MaxValueBytes is %d, want 1 to %d, or 0 for %d", c.MaxValueBytes, maxMaxValue, defaultMaxValue)
+	}
+	return errors.Join(errs...)
+}
+
+// A SetOption changes one call of Set.
+type SetOption struct {
+	ttl    time.Duration
+	hasTTL bool
+}
+
+// TTL stores the value for d, less up to a tenth, instead of ViewConfig.TTL. It
+// must be at least 1ms.
+func TTL(d time.Duration) SetOption { return SetOption{ttl: d, hasTTL: true} }

@@ -1,0 +1,35 @@
+// Package cache keeps values of a slower source in Redis, by cache-aside: a
+// [View] returns what Redis has and otherwise loads it, once for all callers.
+//
+//	users := cache.NewView[int64, User](client, "user", cache.ViewConfig{TTL: 10 * time.Minute})
+//	user, err := users.Fetch(ctx, 42, loadUser)
+//
+// # What it promises
+//
+// One load: callers that miss the same key at the same time share one load. In
+// a process they join one flight; between processes a load lease, which stands
+// in the key itself, lets one of them load while the others wait for its value.
+// A lease lives for ViewConfig.LoadTimeout and a second; it may be evicted or
+// lost in a failover, which costs another load and nothing else.
+//
+// No value from before a Delete: once Delete or Set has returned nil, no Get
+// and no Fetch that starts later, in any process, returns what was loaded
+// before. A Delete takes the lease away, so that a load which was under way
+// cannot store its value any more. The limit is the one of Redis' asynchronous
+// replication: a failover may lose a Delete that was acknowledged.
+//
+// A source that stays reachable without Redis: if Redis does not answer in
+// time, Fetch goes to the loader, with one load per key and a bounded number
+// of them at once. Get, Set and Delete return the error then, which is neither
+// [ErrMiss] nor [ErrNotFound].
+//
+// Nothing that is wrong is returned: bytes that are unknown, cut off, too long
+// or do not decode are a miss and are counted in [Stats].
+//
+// # What is stored
+//
+// One string per key, <namespace>:cache:<view>:<key>, always with a TTL: the
+// value with a header (or, in a plain view, exactly what the codec made), a
+// cached absence, or a load lease. Values that are long enough are deflated by
+// package compress.
+package cache

@@ -1,0 +1,102 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// Fetch returns the value of key, calling load if the cache does not have it.
+//
+// Concurrent calls for a key share one load, in this process and, as long as
+// the load lease lives, in all others. It runs detached, in a goroutine of its
+// own whose context has the values of the caller that began it and ends at
+// ViewConfig.LoadTimeout: a caller that gives up returns at once, and neither
+// ends the load nor fails the others. A panic or runtime.Goexit in load is an
+// error for all its callers. load must not Fetch the same key.
+//
+// If load returns [ErrNotFound], alone or wrapped, Fetch returns ErrNotFound and
+// the absence is cached. Any other error goes to all callers and is not cached.
+//
+// The caller owns the value: the caller that began the load gets what load
+// returned, each other one a copy of its own, decoded from the stored bytes. A
+// value above ViewConfig.MaxValueBytes is returned and not stored.
+//
+// If Redis cannot be asked, Fetch calls load all the same, once for all callers
+// of a key in this process that wait, and for Config.MaxFallbacks keys at once.
+// It fails only if the client is closed or its role is not configured.
+func (v *View[K, V]) Fetch(ctx context.Context, key K, load func(context.Context, K) (V, error)) (V, error) {
+	var zero V
+	if err := v.ready(ctx, "fetch"); err != nil {
+		return zero, err
+	}
+	redisKey := joinKey(v.prefix, key)
+	if load == nil {
+		return zero, v.failed("fetch", redisKey, errors.New("nil load function"))
+	}
+	var value V
+	f := v.read(ctx, redisKey, &value)
+	if f.state == hit {
+		return value, nil
+	}
+	return v.miss(ctx, key, redisKey, load, f)
+}
+
+// maxJoins is how often a caller joins a flight in vain, since something was
+// deleted at the wrong moment each time, before it takes one of its own.
+const maxJoins = 3
+
+// miss returns the value of key after a read that found f and no value.
+func (v *View[K, V]) miss(ctx context.Context, key K, redisKey string, load func(context.Context, K) (V, error), f found) (V, error) {
+	var zero, value V
+	for joins := 0; ; joins++ {
+		switch f.state {
+		case hit:
+			return value, nil
+		case absent:
+			return zero, ErrNotFound
+		case refused:
+			return zero, v.failed("fetch", redisKey, f.err)
+		case unread:
+			if isFinal(f.err) || ended(ctx) != nil {
+				return zero, v.failed("fetch", redisKey, f.err)
+			}
+		}
+		fl, steps, isNew := &flight[V]{done: make(chan struct{})}, 0, true
+		if joins < maxJoins {
+			fl, steps, isNew = v.flights.join(key)
+		}
+		if isNew {
+			v.fly(ctx, fl, key, redisKey, load, f)
+		} else {
+			v.c.stats.joined.Inc()
+		}
+		select {
+		case <-fl.done:
+		case <-ctx.Done():
+			return zero, v.failed("fetch", redisKey, context.Cause(ctx))
+		}
+		if steps < fl.res.step {
+			return v.take(fl, redisKey, isNew)
+		}
+		f = v.read(ctx, redisKey, &value)
+	}
+}
+
+// take returns the result of a flight that has ended.
+func (v *View[K, V]) take(fl *flight[V], redisKey string, own bool) (V, error) {
+	var value V
+	switch err := fl.res.err; {
+	case err == ErrNotFound: //nolint:errorlint // it is set bare
+		return value, err
+	case err != nil:
+		return value, v.failed("fetch", redisKey, err)
+	case own:
+		return fl.res.value, nil
+	}
+	if err := v.cfg.Codec.Decode(fl.res.body, &value); err != nil {
+		var zero V
+		return zero, v.failed("fetch", redisKey, fmt.Errorf("decode what was just encoded: %w", err))
+	}
+	return value, nil
+}

@@ -1,0 +1,104 @@
+package cache
+
+import (
+	"context"
+	"math"
+	"sync"
+)
+
+// A flight is the search for the value of one key, which callers share. It
+// takes steps: it asks Redis, it begins a load. A result rests on one of them,
+// and only callers that arrived before that step was taken may have it: one
+// that arrived later may have done so after a Delete of which the step knew
+// nothing. Such a caller starts over.
+type flight[V any] struct {
+	done chan struct{}
+	res  result[V] // to be read after done
+
+	steps int // under the table's lock
+}
+
+type result[V any] struct {
+	step  int    // on which it rests
+	value V      // for the caller that began the flight
+	body  []byte // for the others: what the codec made of the value
+	err   error
+}
+
+// anyStep is the step of a result that every caller may have.
+const anyStep = math.MaxInt
+
+// A table holds the flights of a view.
+type table[K comparable, V any] struct {
+	mu   sync.Mutex
+	open map[K]*flight[V]    // those that callers may join
+	past map[K]chan struct{} // the loads past Redis; closed when they end
+}
+
+func newTable[K comparable, V any]() *table[K, V] {
+	return &table[K, V]{open: make(map[K]*flight[V]), past: make(map[K]chan struct{})}
+}
+
+// join returns the open flight of key, or a new one, and how many steps it had
+// taken. The caller runs a new one.
+func (t *table[K, V]) join(key K) (f *flight[V], steps int, isNew bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if f = t.open[key]; f != nil {
+		return f, f.steps, false
+	}
+	f = &flight[V]{done: make(chan struct{})}
+	t.open[key] = f
+	return f, 0, true
+}
+
+// step takes the next step of f and returns its number.
+func (t *table[K, V]) step(f *flight[V]) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f.steps++
+	return f.steps
+}
+
+// close lets no more callers join f.
+func (t *table[K, V]) close(key K, f *flight[V]) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.open[key] == f {
+		delete(t.open, key)
+	}
+}
+
+// forget lets no more callers join the flight of key, whichever it is.
+func (t *table[K, V]) forget(key K) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.open, key)
+}
+
+// enter waits until no other load past Redis runs for key; leave must follow if
+// it returns nil. While a flight waits here, callers gather in it.
+func (t *table[K, V]) enter(ctx context.Context, key K) error {
+	for {
+		t.mu.Lock()
+		other := t.past[key]
+		if other == nil {
+			t.past[key] = make(chan struct{})
+			t.mu.Unlock()
+			return nil
+		}
+		t.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (t *table[K, V]) leave(key K) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	close(t.past[key])
+	delete(t.past, key)
+}

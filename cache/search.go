@@ -1,0 +1,203 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// A search is what a flight does.
+type search[K Key, V any] struct {
+	view     *View[K, V]
+	flight   *flight[V]
+	key      K
+	redisKey string
+	load     func(context.Context, K) (V, error)
+	ctx      context.Context // of the flight: it outlives the callers
+	lease    []byte
+}
+
+// fly starts the goroutine of a flight. Client.Close ends it and waits for it.
+func (v *View[K, V]) fly(ctx context.Context, fl *flight[V], key K, redisKey string, load func(context.Context, K) (V, error), first found) {
+	s := &search[K, V]{view: v, flight: fl, key: key, redisKey: redisKey, load: load}
+	if !v.c.running.begin() {
+		s.land(result[V]{step: anyStep, err: ErrClosed})
+		return
+	}
+	var cancel context.CancelCauseFunc
+	s.ctx, cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	unlink := context.AfterFunc(v.c.ctx, func() { cancel(ErrClosed) })
+	go func() {
+		defer v.c.running.done()
+		defer cancel(nil)
+		defer unlink()
+		res := result[V]{step: anyStep, err: errGoexit}
+		defer func() {
+			if r := recover(); r != nil {
+				res = result[V]{step: anyStep, err: v.panicked(s.ctx, redisKey, r)}
+			}
+			s.land(res)
+		}()
+		res = s.find(first)
+	}()
+}
+
+// land ends the flight with res.
+func (s *search[K, V]) land(res result[V]) {
+	s.view.flights.close(s.key, s.flight)
+	s.flight.res = res
+	close(s.flight.done)
+}
+
+const (
+	minPoll  = 2 * time.Millisecond
+	maxPoll  = 50 * time.Millisecond
+	maxKills = 3 // how many different dead values a flight tries to replace
+)
+
+// find takes the load lease and loads, or waits for what another holder of the
+// lease loads. It starts from the read of the caller that began the flight.
+func (s *search[K, V]) find(first found) result[V] {
+	v := s.view
+	if first.state == unread {
+		return s.loadPast(first.err)
+	}
+	s.lease = newLease()
+	ttl := v.cfg.LoadTimeout + leaseSlack
+	giveUp := time.Now().Add(ttl)
+	sha, kills, pause := first.sha, 0, time.Duration(0)
+	for {
+		var (
+			step  = v.flights.step(s.flight)
+			taken bool
+			held  []byte
+			err   error
+		)
+		if pause > 0 {
+			held, err = v.c.get(s.ctx, s.redisKey)
+		} else {
+			held, taken, err = v.c.acquire(s.ctx, s.redisKey, s.lease, ttl, sha)
+		}
+		switch {
+		case err != nil:
+			v.c.countError(s.ctx)
+			return s.loadPast(err)
+		case taken:
+			v.c.stats.leasesTaken.Inc()
+			return s.loadLeased()
+		}
+		var value V
+		switch f := v.decode(s.ctx, s.redisKey, held, &value); f.state {
+		case hit:
+			return result[V]{step: step, value: value, body: f.body}
+		case absent:
+			return result[V]{step: step, err: ErrNotFound}
+		case refused:
+			return result[V]{step: step, err: f.err}
+		case buried:
+			return s.loadPast(nil)
+		case missing:
+			pause = 0
+		case dead:
+			if kills++; kills > maxKills {
+				return s.loadPast(nil)
+			}
+			sha, pause = f.sha, 0
+		case leased:
+			if pause == 0 {
+				v.c.stats.leaseWaits.Inc()
+			}
+			pause = min(max(pause*8/5, minPoll), maxPoll)
+			if !time.Now().Before(giveUp) {
+				return s.loadPast(nil)
+			}
+			if err := sleep(s.ctx, pause/2+rand.N(pause)); err != nil {
+				return result[V]{step: anyStep, err: err}
+			}
+		}
+	}
+}
+
+// loadLeased loads under the lease and stores the value, if nobody has deleted
+// or set the key since.
+func (s *search[K, V]) loadLeased() result[V] {
+	v, n := s.view, &s.view.c.stats
+	step := v.flights.step(s.flight)
+	out := s.call(func() {})
+	// From here on nobody joins: who comes after a Delete that FILL does not
+	// see must not get what was loaded before it.
+	v.flights.close(s.key, s.flight)
+	var (
+		held bool
+		err  error
+	)
+	if out.stored != nil {
+		held, err = v.c.fill(s.ctx, s.redisKey, s.lease, out.stored, out.ttl)
+	} else {
+		held, err = v.c.release(s.ctx, s.redisKey, s.lease)
+	}
+	switch {
+	case err != nil:
+		v.c.countError(s.ctx)
+		v.c.warn(s.ctx, &v.c.warnedFill, "loaded value not stored", s.redisKey, err)
+	case !held && out.stored != nil:
+		n.fillsRefused.Inc()
+	}
+	if held || !out.isAnswer() {
+		step = anyStep
+	}
+	return result[V]{step: step, value: out.value, body: out.body, err: out.err}
+}
+
+// loadPast loads without storing the value, since Redis gave the error cause,
+// or, if that is nil, since nothing may be stored. One such load runs for a key
+// at a time. Who comes after it has begun waits for the next one: there is no
+// FILL that would notice a Delete in between.
+func (s *search[K, V]) loadPast(cause error) result[V] {
+	v, c := s.view, s.view.c
+	if cause != nil && isFinal(cause) {
+		return result[V]{step: anyStep, err: cause}
+	}
+	if err := v.flights.enter(s.ctx, s.key); err != nil {
+		return result[V]{step: anyStep, err: err}
+	}
+	defer v.flights.leave(s.key)
+	timeout := time.NewTimer(v.cfg.LoadTimeout)
+	defer timeout.Stop()
+	select {
+	case c.fallbacks <- struct{}{}:
+	case <-timeout.C:
+		c.stats.fallbacksRefused.Inc()
+		err := fmt.Errorf("%d loads without the cache run already (Config.MaxFallbacks)", c.cfg.MaxFallbacks)
+		if cause != nil {
+			err = fmt.Errorf("%w, because of: %w", err, cause)
+		}
+		return result[V]{step: anyStep, err: err}
+	case <-s.ctx.Done():
+		return result[V]{step: anyStep, err: context.Cause(s.ctx)}
+	}
+	if cause != nil {
+		c.stats.fallbacks.Inc()
+		c.warn(s.ctx, &c.warnedFallback, "cache not usable, loading without it", s.redisKey, cause)
+	}
+	c.stats.fallbacksRunning.Add(1)
+	v.flights.close(s.key, s.flight)
+	out := s.call(func() {
+		c.stats.fallbacksRunning.Add(-1)
+		<-c.fallbacks
+	})
+	return result[V]{step: anyStep, value: out.value, body: out.body, err: out.err}
+}
+
+// sleep waits for d or the end of ctx.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,93 @@
+package cache
+
+import (
+	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/stats"
+)
+
+// Stats is what a client and its views did. Counts run since New.
+type Stats struct {
+	// Conn is what the connection did.
+	Conn conn.Stats
+
+	Hits     uint64 // reads that found a value in Redis
+	Absences uint64 // reads that found a cached absence in Redis
+	Misses   uint64 // reads that found neither, DecodeErrors included
+	Errors   uint64 // reads, Sets, Deletes and steps of a lease that Redis did not carry out
+
+	// DecodeErrors counts what was in Redis and could not be used: unknown, cut
+	// off, too long, corrupt, or not of the view's type.
+	DecodeErrors uint64
+
+	Sets    uint64 // values stored by Set
+	Deletes uint64 // keys deleted by Delete, whether they existed or not
+
+	Loads      uint64                  // calls of a loader
+	LoadErrors uint64                  // those that failed, panicked or took too long; ErrNotFound is no error
+	LoadTime   stats.HistogramSnapshot // how long the loads took
+	Joined     uint64                  // Fetches that joined the flight of another one
+
+	LeasesTaken  uint64 // load leases that Fetch took
+	LeaseWaits   uint64 // times that a flight waited for another's load
+	FillsRefused uint64 // loaded values that were not stored, since the key had been deleted, set or evicted meanwhile
+
+	// Fallbacks counts the loads that did without Redis because of an error,
+	// FallbacksRefused those that Config.MaxFallbacks kept from running, and
+	// FallbacksRunning is how many run now, those for a tombstone included.
+	Fallbacks        uint64
+	FallbacksRefused uint64
+	FallbacksRunning int64
+
+	// BytesBefore and BytesAfter are the lengths of the values that were made
+	// ready for storing, before and after compression, without header.
+	BytesBefore uint64
+	BytesAfter  uint64
+	TooLarge    uint64 // values above ViewConfig.MaxValueBytes
+
+	GetTime    stats.HistogramSnapshot // reads by Get and Fetch, decoding included, loads not
+	SetTime    stats.HistogramSnapshot // Sets, encoding included
+	DeleteTime stats.HistogramSnapshot // Deletes
+}
+
+// counters is where a client counts; see Stats.
+type counters struct {
+	hits, absences, misses, errors, decodeErrors stats.Counter
+	sets, deletes                                stats.Counter
+	loads, loadErrors, joined                    stats.Counter
+	leasesTaken, leaseWaits, fillsRefused        stats.Counter
+	fallbacks, fallbacksRefused                  stats.Counter
+	fallbacksRunning                             stats.Gauge
+	bytesBefore, bytesAfter, tooLarge            stats.Counter
+	loadTime, getTime, setTime, deleteTime       stats.Histogram
+}
+
+// Stats returns what the client did.
+func (c *Client) Stats() Stats {
+	n := &c.stats
+	return Stats{
+		Conn:             c.rdb.Stats(),
+		Hits:             n.hits.Load(),
+		Absences:         n.absences.Load(),
+		Misses:           n.misses.Load(),
+		Errors:           n.errors.Load(),
+		DecodeErrors:     n.decodeErrors.Load(),
+		Sets:             n.sets.Load(),
+		Deletes:          n.deletes.Load(),
+		Loads:            n.loads.Load(),
+		LoadErrors:       n.loadErrors.Load(),
+		LoadTime:         n.loadTime.Snapshot(),
+		Joined:           n.joined.Load(),
+		LeasesTaken:      n.leasesTaken.Load(),
+		LeaseWaits:       n.leaseWaits.Load(),
+		FillsRefused:     n.fillsRefused.Load(),
+		Fallbacks:        n.fallbacks.Load(),
+		FallbacksRefused: n.fallbacksRefused.Load(),
+		FallbacksRunning: n.fallbacksRunning.Load(),
+		BytesBefore:      n.bytesBefore.Load(),
+		BytesAfter:       n.bytesAfter.Load(),
+		TooLarge:         n.tooLarge.Load(),
+		GetTime:          n.getTime.Snapshot(),
+		SetTime:          n.setTime.Snapshot(),
+		DeleteTime:       n.deleteTime.Snapshot(),
+	}
+}

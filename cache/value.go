@@ -1,0 +1,168 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redisha/redisha/compress"
+)
+
+// A state is what a key holds, as far as a view can use it.
+type state uint8
+
+const (
+	missing state = iota
+	hit
+	absent  // a cached absence
+	leased  // somebody loads
+	buried  // a tombstone: nothing may be stored
+	refused // an error marker
+	dead    // something that a load may replace
+	unread  // Redis did not say
+)
+
+// A found is what was found under a key.
+type found struct {
+	state state
+	body  []byte // of a hit: the codec's bytes
+	sha   string // of something dead: what acquire calls it
+	err   error  // of refused and unread; why something dead does not decode, nil if it has only outlived
+}
+
+var (
+	errHasHeader = errors.New("it has a header, and the view is plain")
+	errTooLong   = errors.New("it is longer than ViewConfig.MaxValueBytes")
+)
+
+// interpret says what stored is, up to the codec's bytes.
+func (v *View[K, V]) interpret(stored []byte) found {
+	if stored == nil {
+		return found{state: missing}
+	}
+	if v.cfg.Plain && (len(stored) == 0 || stored[0] != mark || compress.IsFrame(stored)) {
+		return v.unpack(stored)
+	}
+	e, err := parseEntry(stored)
+	if err != nil {
+		return found{state: dead, err: err}
+	}
+	switch e.kind {
+	case kindLease:
+		return found{state: leased}
+	case kindTombstone:
+		return found{state: buried}
+	case kindError:
+		return found{state: refused, err: fmt.Errorf("the load failed in another process: %s", e.body)}
+	}
+	if e.header.outlived() {
+		return found{state: dead}
+	}
+	switch {
+	case e.kind == kindAbsence:
+		return found{state: absent}
+	case v.cfg.Plain:
+		return found{state: dead, err: errHasHeader}
+	}
+	return v.unpack(e.body)
+}
+
+// outlived reports whether the writer of h no longer vouches for the value.
+//
+// This version raises no generation and gives no tags. A later one does, in a
+// rolling upgrade beside this one, and then an entry that names a generation is
+// valid only while that is the current one, which this version does not look
+// up: it must not take the entry for good. Generation 0 means that the view had
+// none when the entry was written; a later version refuses such entries itself
+// once the view has one.
+func (h *header) outlived() bool {
+	return h.generation != 0 || len(h.tags) > 0 ||
+		h.softExpiry != 0 && h.softExpiry <= uint64(max(time.Now().UnixMilli(), 0))
+}
+
+func (v *View[K, V]) unpack(stored []byte) found {
+	body, err := v.compress.Decode(stored)
+	if err == nil && len(body) > v.cfg.MaxValueBytes {
+		err = errTooLong
+	}
+	if err != nil {
+		return found{state: dead, err: err}
+	}
+	return found{state: hit, body: body}
+}
+
+// decode says what stored is, and sets value if it is a hit; else value is zero.
+func (v *View[K, V]) decode(ctx context.Context, redisKey string, stored []byte, value *V) found {
+	f := v.interpret(stored)
+	if f.state == hit {
+		if err := v.cfg.Codec.Decode(f.body, value); err != nil {
+			f = found{state: dead, err: err}
+			var zero V
+			*value = zero // half of something may be in it
+		}
+	}
+	if f.state == dead {
+		f.sha = shaOf(stored)
+		if f.err != nil {
+			v.c.stats.decodeErrors.Inc()
+			v.c.warn(ctx, &v.c.warnedDead, "cached value does not decode, taken for a miss", redisKey, f.err)
+		}
+	}
+	return f
+}
+
+// read asks Redis for a key, and counts.
+func (v *View[K, V]) read(ctx context.Context, redisKey string, value *V) found {
+	start := time.Now()
+	stored, err := v.c.get(ctx, redisKey)
+	if err != nil {
+		return found{state: unread, err: v.c.unread(ctx, err, time.Since(start))}
+	}
+	f := v.decode(ctx, redisKey, stored, value)
+	n := &v.c.stats
+	n.getTime.Observe(time.Since(start))
+	switch f.state {
+	case hit:
+		n.hits.Inc()
+	case absent:
+		n.absences.Inc()
+	default:
+		n.misses.Inc()
+	}
+	return f
+}
+
+// A tooLargeError says that a value is too long to be stored.
+type tooLargeError struct{ size, limit int }
+
+func (e *tooLargeError) Error() string {
+	return fmt.Sprintf("the value has %d bytes, want at most %d: raise ViewConfig.MaxValueBytes or store less", e.size, e.limit)
+}
+
+// encode returns the codec's bytes of value and what is to be stored of them,
+// with how long it took to load. The error is a *tooLargeError, along with the
+// codec's bytes, or the codec's.
+func (v *View[K, V]) encode(value *V, loadTime time.Duration) (body, stored []byte, err error) {
+	if body, err = v.cfg.Codec.Append(nil, value); err != nil {
+		return nil, nil, fmt.Errorf("encode: %w", err)
+	}
+	if len(body) > v.cfg.MaxValueBytes {
+		v.c.stats.tooLarge.Inc()
+		return body, nil, &tooLargeError{len(body), v.cfg.MaxValueBytes}
+	}
+	stored = make([]byte, 0, headerSize+8+len(body))
+	if !v.cfg.Plain {
+		stored = appendHeader(stored, kindValue, header{loadTime: loadMillis(loadTime)})
+	}
+	n := len(stored)
+	stored = v.compress.AppendEncode(stored, body)
+	v.c.stats.bytesBefore.Add(uint64(len(body)))
+	v.c.stats.bytesAfter.Add(uint64(len(stored) - n))
+	return body, stored, nil
+}
+
+// loadMillis fits a load's time into the header.
+func loadMillis(d time.Duration) uint32 {
+	return uint32(min(max(d.Milliseconds(), 0), 1<<32-1)) //nolint:gosec // it fits
+}

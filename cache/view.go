@@ -1,0 +1,197 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/compress"
+)
+
+// A View keeps values of type V under keys of type K in a [Client]. It is safe
+// for concurrent use.
+type View[K Key, V any] struct {
+	c        *Client
+	err      error  // what is wrong with the definition
+	prefix   string // of all keys: <namespace>:cache:<name>[.<version>]:
+	cfg      ViewConfig
+	compress *compress.Codec
+	flights  *table[K, V]
+	timedOut error // the cause of a load's end at its timeout
+}
+
+// NewView returns the view of c with that name, which is a part of the keys:
+// letters, digits, "_" and "-". Views of one name, in whatever process, share
+// their values, and should be defined alike.
+//
+// If the definition is wrong, every use of the view returns an error that says
+// how, so that views can be package-level variables.
+func NewView[K Key, V any](c *Client, name string, cfg ViewConfig) *View[K, V] {
+	cfg = cfg.withDefaults()
+	v := &View[K, V]{c: c, cfg: cfg, flights: newTable[K, V]()}
+	if v.err = v.define(name); v.err != nil {
+		v.err = fmt.Errorf("cache: view %q: %w", name, v.err)
+	}
+	return v
+}
+
+func (v *View[K, V]) define(name string) error {
+	if v.c == nil {
+		return errors.New("nil Client: pass what New returned")
+	}
+	errs := []error{v.cfg.validate(name)}
+	if codec, ok := v.cfg.Codec.(typeChecker); ok {
+		errs = append(errs, codec.check(reflect.TypeFor[V]()))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	v.prefix = v.c.root + name + ":"
+	if v.cfg.Version != "" {
+		v.prefix = v.c.root + name + "." + v.cfg.Version + ":"
+	}
+	v.timedOut = fmt.Errorf("the load took longer than %s (ViewConfig.LoadTimeout): %w", v.cfg.LoadTimeout, context.DeadlineExceeded)
+	var err error
+	v.compress, err = compress.New(compress.Config{MinSize: v.cfg.MinCompressBytes, MaxSize: v.cfg.MaxValueBytes})
+	return err
+}
+
+// Get returns the value of key, or ErrMiss if the cache does not have it, or
+// ErrNotFound if it knows that there is none. Any other error says that Redis
+// could not be asked. The caller owns the value.
+func (v *View[K, V]) Get(ctx context.Context, key K) (V, error) {
+	var zero V
+	if err := v.ready(ctx, "get"); err != nil {
+		return zero, err
+	}
+	redisKey := joinKey(v.prefix, key)
+	var value V
+	switch f := v.read(ctx, redisKey, &value); f.state {
+	case hit:
+		return value, nil
+	case absent:
+		return zero, ErrNotFound
+	case unread:
+		return zero, v.failed("get", redisKey, f.err)
+	}
+	return zero, ErrMiss
+}
+
+// Set stores value under key, for ViewConfig.TTL unless an option says
+// otherwise, in place of whatever is there. It refuses a value above
+// ViewConfig.MaxValueBytes. A load of the key that runs meanwhile, in whatever
+// process, is not stored. After an error the value may be stored or not.
+func (v *View[K, V]) Set(ctx context.Context, key K, value V, opts ...SetOption) error {
+	if err := v.ready(ctx, "set"); err != nil {
+		return err
+	}
+	start := time.Now()
+	redisKey := joinKey(v.prefix, key)
+	ttl := v.cfg.TTL
+	for _, opt := range opts {
+		if opt.hasTTL {
+			ttl = opt.ttl
+		}
+	}
+	if ttl < time.Millisecond {
+		return v.failed("set", redisKey, fmt.Errorf("TTL is %s, want at least 1ms", ttl))
+	}
+	_, stored, err := v.encode(&value, 0)
+	if err != nil {
+		return v.failed("set", redisKey, err)
+	}
+	err = v.c.rdb.Set(ctx, redisKey, stored, time.Duration(jitter(ttl))*time.Millisecond).Err()
+	v.flights.forget(key)
+	v.c.stats.setTime.Observe(time.Since(start))
+	if err != nil {
+		v.c.countError(ctx)
+		return v.failed("set", redisKey, err)
+	}
+	v.c.stats.sets.Inc()
+	return nil
+}
+
+// maxPipeline is how many keys Delete sends at once.
+const maxPipeline = 1000
+
+// Delete removes keys from the cache. If it returns nil, no Get or Fetch that
+// starts from then on returns what was loaded before, in any process. If not,
+// old values may still be there: try again. On a Cluster the keys go to their
+// nodes at once, and one that fails keeps the others from nothing.
+func (v *View[K, V]) Delete(ctx context.Context, keys ...K) error {
+	if err := v.ready(ctx, "delete"); err != nil || len(keys) == 0 {
+		return err
+	}
+	start := time.Now()
+	var failures deleteFailures
+	for rest := keys; len(rest) > 0; {
+		part := rest[:min(len(rest), maxPipeline)]
+		rest = rest[len(part):]
+		v.unlink(ctx, part, &failures)
+	}
+	for _, key := range keys {
+		v.flights.forget(key)
+	}
+	v.c.stats.deleteTime.Observe(time.Since(start))
+	v.c.stats.deletes.Add(uint64(len(keys) - failures.n))
+	switch {
+	case failures.n == 0:
+		return nil
+	case len(keys) == 1:
+		return v.failed("delete", failures.key, failures.err)
+	}
+	return fmt.Errorf("cache: delete: %d of %d keys, first %q: %w", failures.n, len(keys), v.c.subject(failures.key), failures.err)
+}
+
+// deleteFailures counts what could not be deleted, and keeps the first.
+type deleteFailures struct {
+	n   int
+	key string
+	err error
+}
+
+// unlink sends an UNLINK for each key: together they would have to be in one
+// slot of a Cluster.
+func (v *View[K, V]) unlink(ctx context.Context, keys []K, failures *deleteFailures) {
+	redisKeys, cmds := make([]string, len(keys)), make([]*redis.IntCmd, len(keys))
+	for i, key := range keys {
+		redisKeys[i] = joinKey(v.prefix, key)
+	}
+	if len(keys) == 1 {
+		cmds[0] = v.c.rdb.Unlink(ctx, redisKeys[0])
+	} else {
+		pipe := v.c.rdb.Pipeline()
+		for i, key := range redisKeys {
+			cmds[i] = pipe.Unlink(ctx, key)
+		}
+		_, _ = pipe.Exec(ctx) // each command has its own error
+	}
+	for i, cmd := range cmds {
+		if err := cmd.Err(); err != nil {
+			if failures.n == 0 {
+				failures.key, failures.err = redisKeys[i], err
+			}
+			failures.n++
+			v.c.countError(ctx)
+		}
+	}
+}
+
+// ready says why a call cannot even begin.
+func (v *View[K, V]) ready(ctx context.Context, op string) error {
+	switch {
+	case ctx == nil:
+		return nilContext(op)
+	case v.err != nil:
+		return v.err
+	}
+	return v.c.ready(ctx, op)
+}
+
+func (v *View[K, V]) failed(op, redisKey string, err error) error {
+	return fmt.Errorf("cache: %s %q: %w", op, v.c.subject(redisKey), err)
+}
