@@ -8,7 +8,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/sony/gobreaker/v2"
-	"github.com/stretchr/testify/require"
 
 	"github.com/redisha/redisha/breaker"
 )
@@ -71,11 +70,4 @@ func BenchmarkPipelineOf100(b *testing.B) {
 
 func instant(tb testing.TB) redis.ProcessHook {
 	return newHook(tb, breaker.Config{}).ProcessHook(func(context.Context, redis.Cmder) error { return nil })
-}
-
-func newHook(tb testing.TB, cfg breaker.Config) *breaker.Hook {
-	tb.Helper()
-	h, err := breaker.New("cache", "10.0.0.1:6379", cfg)
-	require.NoError(tb, err)
-	return h
 }

@@ -114,10 +114,11 @@ func (c Config) validate() error {
 }
 
 // Hook is the breaker of one server, as a [redis.Hook]. It is safe for
-// concurrent use and owns no goroutine, timer or connection.
+// concurrent use, also by several clients of the server, and owns no goroutine,
+// timer or connection.
 //
-// Commands of one connection or transaction pass through the same hook. A
-// pipeline counts as one call and is judged by all its commands: it failed if
+// Commands of a [redis.Conn] or [redis.Tx] pass through the hook of their
+// client. A pipeline or transaction counts as one call and is judged by all its commands: it failed if
 // one of them did. If it is refused, each of its commands has the error.
 //
 // An error with a method BreakerNeutral() bool that returns true is ignored:
@@ -141,8 +142,8 @@ type Hook struct {
 // New returns the breaker for the server node (host:port, or a socket's path),
 // which serves role; both are for messages only.
 func New(role, node string, cfg Config) (*Hook, error) {
-	if strings.Contains(node, "@") {
-		return nil, fmt.Errorf("breaker: node of role %q holds an @: pass host:port without user and password", role)
+	if user, _, ok := strings.Cut(node, "@"); strings.Contains(node, "://") || ok && user != "" && user[0] != '/' {
+		return nil, fmt.Errorf("breaker: node of role %q is a URL or holds a user: pass host:port, or a socket's path", role)
 	}
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {

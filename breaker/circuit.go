@@ -127,12 +127,8 @@ func (c *circuit) note(cause error) error {
 	return errFailed
 }
 
-func (c *circuit) lastFailure() error {
-	if p := c.cause.Load(); p != nil {
-		return *p
-	}
-	return nil
-}
+// lastFailure is called when there was one: it opened the circuit.
+func (c *circuit) lastFailure() error { return *c.cause.Load() }
 
 // refuse returns the error of a call that the circuit did not admit.
 func (c *circuit) refuse() error {
