@@ -30,7 +30,7 @@ func (c *Client) read(ctx context.Context, id string) (Record, error) {
 		return Record{ID: id, State: Pending}, nil
 	}
 	if err != nil {
-		return Record{ID: id}, hint(err)
+		return Record{ID: id}, hint(ctx, err)
 	}
 	r, err := decodeRecord(b, c.compress)
 	if err != nil {
@@ -62,7 +62,7 @@ func (c *Client) Forget(ctx context.Context, ids ...string) error {
 	})
 	for i, cmd := range cmds {
 		if err := cmd.Err(); err != nil {
-			return fmt.Errorf("result: forget %q: %w", ids[i], err)
+			return fmt.Errorf("result: forget %q: %w", ids[i], hint(ctx, err))
 		}
 	}
 	return nil

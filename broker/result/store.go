@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -47,7 +46,7 @@ func (c *Client) Store(ctx context.Context, r Record) (stored bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("result: store %q: %w", r.ID, err)
 	}
-	v := c.verdict(r, storeScript.Run(ctx, c.conn, []string{c.key(r.ID)}, args...))
+	v := c.verdict(ctx, r, storeScript.Run(ctx, c.conn, []string{c.key(r.ID)}, args...))
 	return v.Stored, v.Err
 }
 
@@ -79,7 +78,7 @@ func (c *Client) StoreMany(ctx context.Context, records []Record) ([]Verdict, er
 	var first error
 	for i, r := range records {
 		if cmds[i] != nil {
-			verdicts[i] = c.verdict(r, cmds[i])
+			verdicts[i] = c.verdict(ctx, r, cmds[i])
 		}
 		if first == nil {
 			first = verdicts[i].Err
@@ -117,11 +116,11 @@ func (c *Client) storeArgs(ctx context.Context, r Record) ([]any, error) {
 }
 
 // verdict reads and counts what store.lua returned for r.
-func (c *Client) verdict(r Record, cmd *redis.Cmd) Verdict {
+func (c *Client) verdict(ctx context.Context, r Record, cmd *redis.Cmd) Verdict {
 	n, err := cmd.Int()
 	switch {
 	case err != nil:
-		return Verdict{Err: fmt.Errorf("result: store %q: %w", r.ID, hint(err))}
+		return Verdict{Err: fmt.Errorf("result: store %q: %w", r.ID, hint(ctx, err))}
 	case n == storeRefused:
 		c.counts.refused.Inc()
 		return Verdict{}
@@ -133,10 +132,12 @@ func (c *Client) verdict(r Record, cmd *redis.Cmd) Verdict {
 	return Verdict{Stored: true}
 }
 
-// hint adds to an error what experience knows of its cause.
-func hint(err error) error {
-	var reply redis.Error
-	if errors.As(err, &reply) && strings.Contains(reply.Error(), "WRONGTYPE") {
+// hint adds to an error of Redis what is known of its cause.
+func hint(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		return context.Cause(ctx)
+	case redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return fmt.Errorf("%w: does something else write this key?", err)
 	}
 	return err
