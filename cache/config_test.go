@@ -1,0 +1,79 @@
+package cache
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+)
+
+func TestConfigErrorsNameTheFieldAndWhatItTakes(t *testing.T) {
+	_, rdb := newServer(t)
+	_, err := New(rdb, Config{Namespace: "my app", Name: "a.b", MaxFallbacks: -1, CloseTimeout: -time.Second})
+	require.EqualError(t, err, strings.Join([]string{
+		`cache: Namespace is "my app", want letters, digits and _-.:/ only`,
+		`cache: Name is "a.b", want letters, digits, _ and - only`,
+		`cache: MaxFallbacks is -1, want at least 1, or 0 for 64`,
+		`cache: CloseTimeout is -1s, want more than 0, or 0 for 5s`,
+	}, "\n"))
+	_, err = New(nil, Config{})
+	require.EqualError(t, err, "cache: nil client: pass a go-redis client or one that redisha.Open made")
+	_, err = New((*redis.Ring)(nil), Config{})
+	require.ErrorContains(t, err, "cache: a redis.Ring ")
+}
+
+func TestAWrongViewIsReportedByEveryUse(t *testing.T) {
+	_, rdb := newServer(t)
+	v := NewView[string, user](newClient(t, rdb, Config{}), "us er", ViewConfig{
+		TTL: 999 * time.Microsecond, AbsentTTL: time.Microsecond, LoadTimeout: -1, Version: "1.0", MaxValueBytes: -1,
+	})
+	want := strings.Join([]string{
+		`cache: view "us er": the name is "us er", want letters, digits, _ and - only`,
+		`Version is "1.0", want letters, digits, _ and - only`,
+		`TTL is 999µs, want at least 1ms, or 0 for 1h0m0s`,
+		`AbsentTTL is 1µs, want at least 1ms, 0 for 10s, or less than 0 for none`,
+		`LoadTimeout is -1ns, want at least 1ms, or 0 for 10s`,
+		`MaxValueBytes is -1, want 1 to 536870912, or 0 for 1048576`,
+	}, "\n")
+	for use, err := range useAll(t.Context(), v) {
+		require.EqualError(t, err, want, use)
+	}
+	for use, err := range useAll(t.Context(), NewView[string, user](nil, "user", ViewConfig{})) {
+		require.EqualError(t, err, `cache: view "user": nil Client: pass what New returned`, use)
+	}
+}
+
+// useAll calls every method of a view and returns their errors.
+func useAll(ctx context.Context, v *View[string, user]) map[string]error {
+	errs := make(map[string]error)
+	_, errs["get"] = v.Get(ctx, "k")
+	errs["set"] = v.Set(ctx, "k", user{})
+	errs["delete"] = v.Delete(ctx, "k")
+	_, errs["fetch"] = v.Fetch(ctx, "k", func(context.Context, string) (user, error) { return user{}, nil })
+	return errs
+}
+
+func TestDefaultsOfAView(t *testing.T) {
+	cfg := ViewConfig{}.withDefaults()
+	require.NoError(t, cfg.validate("name"))
+	require.Equal(t, ViewConfig{
+		TTL: time.Hour, AbsentTTL: 10 * time.Second, LoadTimeout: 10 * time.Second, Codec: JSON, MaxValueBytes: 1 << 20,
+	}, cfg)
+	require.Equal(t, time.Second, ViewConfig{TTL: time.Second}.withDefaults().AbsentTTL, "an absence does not outlive a value")
+}
+
+func TestKeysSayWhoseTheyAre(t *testing.T) {
+	_, rdb := newServer(t)
+	for want, v := range map[string]*View[string, user]{
+		"redisha:cache:user:k":       NewView[string, user](newClient(t, rdb, Config{}), "user", ViewConfig{}),
+		"redisha:cache:user.v2:k":    NewView[string, user](newClient(t, rdb, Config{}), "user", ViewConfig{Version: "v2"}),
+		"shop:eu:cache.axes:user:k":  NewView[string, user](newClient(t, rdb, Config{Namespace: "shop:eu", Name: "axes"}), "user", ViewConfig{}),
+		"redisha:cache.axes:us-er:k": NewView[string, user](newClient(t, rdb, Config{Name: "axes"}), "us-er", ViewConfig{}),
+	} {
+		require.NoError(t, v.Set(t.Context(), "k", user{}))
+		require.EqualValues(t, 1, rdb.Exists(t.Context(), want).Val(), want)
+	}
+}
