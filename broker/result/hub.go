@@ -2,10 +2,8 @@ package result
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,16 +11,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redisha/redisha/internal/conn"
-)
-
-const (
-	// linger is how long the subscription's connection is kept when nobody
-	// waits: who publishes and waits in turn shall not dial each time.
-	linger = 5 * time.Second
-
-	minBackoff     = 50 * time.Millisecond
-	maxBackoff     = time.Second      // between attempts to connect
-	refusedBackoff = 30 * time.Second // after SUBSCRIBE was refused again and again
 )
 
 // A hub is the one subscription of a client, which wakes its waiters. While
@@ -161,184 +149,6 @@ func (h *hub) close(timeout time.Duration) error {
 	}
 }
 
-// run holds sessions as long as somebody waits.
-func (h *hub) run() {
-	for h.session() && h.pause(h.backoff(refusedBackoff)) {
-	}
-}
-
-// pause reports whether there is somebody to go on for after d.
-func (h *hub) pause(d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	for {
-		select {
-		case <-timer.C:
-			return !h.stop()
-		case <-h.kick:
-			if h.stop() {
-				return false
-			}
-		case <-h.ctx.Done():
-			return false
-		}
-	}
-}
-
-// session subscribes on one go-redis subscription, which connects again by
-// itself, until nobody waits, the hub is closed, or the server refuses. In the
-// last case it reports true: try again later.
-func (h *hub) session() (again bool) {
-	ctx, cancel := context.WithCancel(h.ctx)
-	defer cancel()
-	ps := h.rdb.Subscribe(ctx)
-	h.begin(ps)
-	refused := make(chan struct{})
-	var receiver sync.WaitGroup
-	receiver.Go(func() {
-		defer close(refused)
-		h.receive(ctx, ps)
-	})
-	defer func() {
-		h.end()
-		cancel()
-		_ = ps.Close() // ends the receiver
-		receiver.Wait()
-	}()
-
-	sent := make(map[string]struct{}) // subscribed, or about to be by go-redis
-	timer := time.NewTimer(linger)
-	defer timer.Stop()
-	for {
-		failed, idle := h.flush(ctx, ps, sent)
-		kick := h.kick
-		switch {
-		case failed:
-			kick = nil // what comes meanwhile is flushed with the rest
-			timer.Reset(h.backoff(maxBackoff))
-		case idle:
-			timer.Reset(linger)
-		default:
-			timer.Stop()
-		}
-		select {
-		case <-kick:
-		case <-timer.C:
-			if idle && h.stop() {
-				return false
-			}
-		case <-refused:
-			return true
-		case <-ctx.Done():
-			return false
-		}
-	}
-}
-
-// begin makes ps the current subscription, with everything to be subscribed.
-func (h *hub) begin(ps *redis.PubSub) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.current = ps
-	clear(h.changed)
-	for channel := range h.topics {
-		h.changed[channel] = struct{}{}
-	}
-}
-
-func (h *hub) end() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.current = nil
-	h.allDead()
-}
-
-// stop ends run if nobody waits.
-func (h *hub) stop() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if len(h.topics) > 0 {
-		return false
-	}
-	h.running = false
-	return true
-}
-
-// flush subscribes and unsubscribes what has changed. What could not be
-// subscribed remains changed.
-func (h *hub) flush(ctx context.Context, ps *redis.PubSub, sent map[string]struct{}) (failed, idle bool) {
-	var subscribe, unsubscribe []string
-	h.mu.Lock()
-	for channel := range h.changed {
-		_, isSent := sent[channel]
-		if h.topics[channel] != nil {
-			subscribe = append(subscribe, channel)
-		} else if isSent {
-			unsubscribe = append(unsubscribe, channel)
-		}
-	}
-	clear(h.changed)
-	idle = len(h.topics) == 0
-	h.mu.Unlock()
-
-	if len(subscribe) > 0 {
-		failed = ps.Subscribe(ctx, subscribe...) != nil
-		for _, channel := range subscribe {
-			sent[channel] = struct{}{} // also if it failed: go-redis keeps them
-		}
-	}
-	if len(unsubscribe) > 0 {
-		_ = ps.Unsubscribe(ctx, unsubscribe...) // if it fails, go-redis has forgotten them, and connects anew
-		for _, channel := range unsubscribe {
-			delete(sent, channel)
-		}
-	}
-	if failed {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		for _, channel := range subscribe {
-			h.changed[channel] = struct{}{}
-		}
-	}
-	return failed, idle
-}
-
-// receive reads what the server sends until ctx is done, ps is closed, or the
-// server refuses.
-func (h *hub) receive(ctx context.Context, ps *redis.PubSub) {
-	for {
-		msg, err := ps.Receive(ctx)
-		switch msg := msg.(type) {
-		case *redis.Subscription:
-			if msg.Kind == "subscribe" {
-				h.confirm(ps, msg.Channel)
-			}
-		case *redis.Message:
-			h.deliver(msg.Channel, msg.Payload)
-		}
-		if err == nil {
-			continue
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		if errors.Is(err, redis.ErrClosed) {
-			h.wakeAll() // the Redis client was closed: they shall see it
-			return
-		}
-		fails := h.interrupted(ps, err)
-		var reply redis.Error
-		if errors.As(err, &reply) {
-			return
-		}
-		// go-redis has tried to connect again before it returned the error, so
-		// the first one needs no pause.
-		if fails > 1 && !sleep(ctx, h.backoff(maxBackoff)) {
-			return
-		}
-	}
-}
-
 // confirm wakes who waits for channel, which is subscribed from now on.
 func (h *hub) confirm(ps *redis.PubSub, channel string) {
 	if h.confirmed(ps, channel) {
@@ -415,31 +225,6 @@ func (h *hub) allDead() {
 // warnUnannounced logs, once, that wake-ups cannot be sent.
 func (h *hub) warnUnannounced() {
 	h.unannounced.Do(func() {
-		h.log.Warn("the server refuses " + publishCommand + " on result channels, waiters find results up to 5s later: does the user's ACL allow the channels?")
+		h.log.Warn("result wake-ups are refused, waiters find results up to 5s later: does the ACL allow the user PUBLISH and the channels?")
 	})
-}
-
-// backoff is the pause after fails errors in a row, with up to a quarter off so
-// that clients do not come back all at once.
-func (h *hub) backoff(limit time.Duration) time.Duration {
-	h.mu.Lock()
-	fails := max(h.fails, 1)
-	h.mu.Unlock()
-	d := limit
-	if fails < 16 {
-		d = min(minBackoff<<(fails-1), limit)
-	}
-	return d - rand.N(d/4)
-}
-
-// sleep reports whether d has passed before ctx was done.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -2,6 +2,7 @@ package result
 
 import (
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,3 +33,24 @@ func newClient(tb testing.TB, rdb redis.UniversalClient, cfg Config) *Client {
 func instant(ms int64) time.Time { return time.UnixMilli(ms).UTC() }
 
 const key = "redisha:result:"
+
+// A counter counts by name.
+type counter struct {
+	mu sync.Mutex
+	n  map[string]int
+}
+
+func (c *counter) add(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.n == nil {
+		c.n = make(map[string]int)
+	}
+	c.n[name]++
+}
+
+func (c *counter) of(name string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n[name]
+}

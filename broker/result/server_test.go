@@ -1,0 +1,197 @@
+package result
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/endpoint"
+	"github.com/redisha/redisha/internal/redistest"
+)
+
+// own returns a client as redisha opens it.
+func own(t *testing.T, srv *redistest.Server) *conn.Client {
+	t.Helper()
+	ep, err := endpoint.Parse(srv.URL())
+	require.NoError(t, err)
+	rdb, err := conn.New(conn.Config{Role: "results", Endpoint: ep, Logger: quiet})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, rdb.Close()) })
+	return rdb
+}
+
+// waitAll starts n waits, for the IDs 0 to n-1, and returns their outcome.
+func waitAll(ctx context.Context, c *Client, n int) (outcome func() (bad []string)) {
+	var wg sync.WaitGroup
+	errs := make([]string, n)
+	for i := range n {
+		wg.Go(func() {
+			r, err := c.Wait(ctx, fmt.Sprint(i))
+			switch {
+			case err != nil:
+				errs[i] = err.Error()
+			case r.State != Success || string(r.Value) != fmt.Sprint(i):
+				errs[i] = fmt.Sprintf("got %+v for %d", r, i)
+			}
+		})
+	}
+	return func() (bad []string) {
+		wg.Wait()
+		for _, err := range errs {
+			if err != "" {
+				bad = append(bad, err)
+			}
+		}
+		return bad
+	}
+}
+
+func finishAll(t *testing.T, c *Client, n int) {
+	t.Helper()
+	for from := 0; from < n; from += 250 {
+		var batch []Record
+		for i := from; i < min(from+250, n); i++ {
+			batch = append(batch, Record{ID: fmt.Sprint(i), State: Success, Value: fmt.Append(nil, i)})
+		}
+		_, err := c.StoreMany(t.Context(), batch)
+		require.NoError(t, err)
+	}
+}
+
+// subscribed returns when the client has n confirmed subscriptions.
+func subscribed(t *testing.T, c *Client, n int) {
+	t.Helper()
+	require.Eventually(t, func() bool { return c.Stats().Subscriptions == int64(n) }, 20*time.Second, time.Millisecond)
+}
+
+func pubsubConnections(t *testing.T, rdb redis.UniversalClient) int {
+	t.Helper()
+	list, err := rdb.Do(t.Context(), "client", "list", "type", "pubsub").Text()
+	require.NoError(t, err)
+	return strings.Count(list, " addr=")
+}
+
+func TestAThousandWaitersShareOneConnectionAndTwoGoroutines(t *testing.T) {
+	const n = 1000
+	srv := redistest.New(t, redistest.Config{})
+	rdb := own(t, srv)
+	c := newClient(t, rdb, Config{})
+	other := newClient(t, srv.Client(t), Config{})
+	require.NoError(t, rdb.Ping(t.Context()).Err())
+	goroutines := runtime.NumGoroutine()
+
+	outcome := waitAll(t.Context(), c, n)
+	subscribed(t, c, n)
+	require.Equal(t, 1, pubsubConnections(t, rdb))
+	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines+n+2)
+	channels, err := rdb.PubSubChannels(t.Context(), key+"*").Result()
+	require.NoError(t, err)
+	require.Len(t, channels, n)
+
+	finishAll(t, other, n)
+	require.Empty(t, outcome())
+	require.Zero(t, c.Stats().Healed, "each was woken")
+	require.EqualValues(t, n, c.Stats().Waits.Count)
+	require.Eventually(t, func() bool {
+		channels, err := rdb.PubSubChannels(t.Context(), "*").Result()
+		return err == nil && len(channels) == 0
+	}, 10*time.Second, time.Millisecond, "all are unsubscribed")
+	require.NoError(t, c.Close())
+	require.Eventually(t, func() bool { return pubsubConnections(t, rdb) == 0 }, 10*time.Second, time.Millisecond)
+	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines+2)
+}
+
+func TestWaitersAreWokenAlthoughTheServerWasKilled(t *testing.T) {
+	const n = 50
+	for _, tc := range []struct {
+		name   string
+		client func(*testing.T, *redistest.Server) redis.UniversalClient
+		woken  bool // not one had to find its result by reading from time to time
+	}{
+		{"plain", func(t *testing.T, srv *redistest.Server) redis.UniversalClient { return srv.Client(t) }, true},
+		// After an outage, its breaker lets a few reads through at first.
+		{"own", func(t *testing.T, srv *redistest.Server) redis.UniversalClient { return own(t, srv) }, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			srv := redistest.New(t, redistest.Config{Persist: true})
+			c := newClient(t, tc.client(t, srv), Config{})
+			outcome := waitAll(t.Context(), c, n)
+			subscribed(t, c, n)
+			for range 3 {
+				srv.Kill()
+				subscribed(t, c, 0)
+				require.NoError(t, srv.Restart(t.Context()))
+				subscribed(t, c, n)
+			}
+			require.EqualValues(t, 3, c.Stats().Gaps)
+			finishAll(t, newClient(t, srv.Client(t), Config{}), n)
+			require.Empty(t, outcome())
+			if tc.woken {
+				require.Zero(t, c.Stats().Healed)
+			}
+		})
+	}
+}
+
+func TestWhatWasStoredWhileTheSubscriptionWasDownIsFound(t *testing.T) {
+	srv := redistest.New(t, redistest.Config{})
+	rdb := own(t, srv)
+	c := newClient(t, rdb, Config{})
+	outcome := waitAll(t.Context(), c, 10)
+	subscribed(t, c, 10)
+	// In one transaction, so that nobody subscribes again between the two.
+	_, err := rdb.TxPipelined(t.Context(), func(pipe redis.Pipeliner) error {
+		pipe.Do(t.Context(), "client", "kill", "type", "pubsub")
+		for i := range 10 {
+			record := appendRecord(nil, Record{State: Success, Value: fmt.Append(nil, i)}, newCodec(t))
+			storeScript.Eval(t.Context(), pipe, []string{key + fmt.Sprint(i)}, record, 60_000, publishCommand)
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	require.Empty(t, outcome())
+	require.Zero(t, c.Stats().Healed)
+}
+
+// A user of this ACL may do all but use channels.
+func TestAUserWithoutChannelsStoresAndWaitsAllTheSame(t *testing.T) {
+	srv := redistest.New(t, redistest.Config{Users: []string{"bob on >secret ~redisha:result:* resetchannels +@all"}})
+	opt := srv.Options()
+	opt.Username, opt.Password = "bob", "secret"
+	rdb := redis.NewClient(opt)
+	t.Cleanup(func() { _ = rdb.Close() })
+	c := newClient(t, rdb, Config{})
+	outcome := waitAll(t.Context(), c, 10)
+	require.Eventually(t, func() bool { return c.Stats().Gaps == 1 }, 10*time.Second, time.Millisecond)
+	finishAll(t, c, 10)
+	require.Empty(t, outcome())
+	require.EqualValues(t, 10, c.Stats().Unannounced)
+	require.EqualValues(t, 10, c.Stats().Healed)
+}
+
+// The rules that an operator needs at least.
+func TestTheRoleNeedsNoMoreThanItsOwnKeysAndChannels(t *testing.T) {
+	srv := redistest.New(t, redistest.Config{Users: []string{
+		"eve on >secret resetkeys ~redisha:result:* resetchannels &redisha:result:* -@all +get +getrange +set +unlink +publish +subscribe +unsubscribe +eval +evalsha +hello +client +ping",
+	}})
+	opt := srv.Options()
+	opt.Username, opt.Password = "eve", "secret"
+	rdb := redis.NewClient(opt)
+	t.Cleanup(func() { _ = rdb.Close() })
+	c := newClient(t, rdb, Config{})
+	outcome := waitAll(t.Context(), c, 3)
+	subscribed(t, c, 3)
+	finishAll(t, c, 3)
+	require.Empty(t, outcome())
+	require.Zero(t, c.Stats().Unannounced)
+	require.NoError(t, c.Forget(t.Context(), "0"))
+	require.NoError(t, c.Check(t.Context()))
+}
