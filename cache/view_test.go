@@ -1,0 +1,266 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/redisha/redisha/compress"
+	"github.com/redisha/redisha/internal/redistest/both"
+)
+
+func TestWhatIsSetIsGotUntilItIsDeleted(t *testing.T) {
+	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		c := newClient(t, rdb, Config{})
+		users := NewView[int64, user](c, "user", ViewConfig{})
+		_, err := users.Get(t.Context(), 42)
+		require.Equal(t, ErrMiss, err)
+
+		want := user{ID: 42, Name: "Zoë", Tags: []string{"a"}}
+		require.NoError(t, users.Set(t.Context(), 42, want))
+		got, err := users.Get(t.Context(), 42)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+		require.Equal(t, "string", rdb.Type(t.Context(), "redisha:cache:user:42").Val())
+
+		require.NoError(t, users.Set(t.Context(), 42, user{ID: 43}))
+		got, err = users.Get(t.Context(), 42)
+		require.NoError(t, err)
+		require.Equal(t, user{ID: 43}, got)
+
+		require.NoError(t, users.Delete(t.Context(), 42, 7))
+		require.NoError(t, users.Delete(t.Context()))
+		_, err = users.Get(t.Context(), 42)
+		require.Equal(t, ErrMiss, err)
+		require.Zero(t, rdb.DBSize(t.Context()).Val())
+
+		s := c.Stats()
+		require.EqualValues(t, 2, s.Hits)
+		require.EqualValues(t, 2, s.Misses)
+		require.EqualValues(t, 2, s.Sets)
+		require.EqualValues(t, 2, s.Deletes)
+		require.Zero(t, s.Errors)
+		require.EqualValues(t, 4, s.GetTime.Count)
+		require.EqualValues(t, 2, s.SetTime.Count)
+		require.EqualValues(t, 1, s.DeleteTime.Count)
+		require.Equal(t, "standalone", s.Conn.Topology)
+	})
+}
+
+func TestManyKeysAreDeletedAtOnce(t *testing.T) {
+	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		numbers := NewView[int, int](newClient(t, rdb, Config{}), "number", ViewConfig{})
+		var keys []int
+		for i := range maxPipeline + 10 {
+			keys = append(keys, i)
+			if i%100 == 0 || i > maxPipeline {
+				require.NoError(t, numbers.Set(t.Context(), i, i))
+			}
+		}
+		require.NoError(t, numbers.Set(t.Context(), -1, -1))
+		require.NoError(t, numbers.Delete(t.Context(), keys...))
+		require.Equal(t, []string{"redisha:cache:number:-1"}, rdb.Keys(t.Context(), "*").Val())
+	})
+}
+
+// Any bytes are a key of their own, also those that mean something to others.
+func TestHostileKeysStayApart(t *testing.T) {
+	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		v := NewView[string, string](newClient(t, rdb, Config{}), "v", ViewConfig{Codec: Raw})
+		keys := []string{"", " ", "*", "?", "{a}", "}{", "a:b", "a\x00b", "\r\nFLUSHALL\r\n", "\xc1\x10", "\xff\xfe", "日本", strings.Repeat("k", 10_000), "%s%n"}
+		for _, key := range keys {
+			require.NoError(t, v.Set(t.Context(), key, "is "+key))
+		}
+		for _, key := range keys {
+			got, err := v.Fetch(t.Context(), key, noLoad[string, string](t))
+			require.NoError(t, err)
+			require.Equal(t, "is "+key, got)
+			require.NoError(t, v.Delete(t.Context(), key))
+			_, err = v.Get(t.Context(), key)
+			require.Equal(t, ErrMiss, err, "%q", key)
+		}
+		require.Zero(t, rdb.DBSize(t.Context()).Val())
+	})
+}
+
+// Whatever the TTL, a value has one, and it is not above what was asked for.
+func TestTTLIsNeverAboveWhatWasAskedForAndNeverMissing(t *testing.T) {
+	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		c := newClient(t, rdb, Config{})
+		check := func(t *rapid.T, key string, asked time.Duration, from time.Time) {
+			ttl := rdb.PTTL(context.Background(), key).Val()
+			switch ttl { // as go-redis says it: -2 there is none, -1 there is no TTL
+			case -2:
+				require.GreaterOrEqual(t, time.Since(from), asked*9/10-time.Millisecond, "gone too early")
+			default:
+				require.NotEqual(t, time.Duration(-1), ttl)
+				require.LessOrEqual(t, ttl, asked)
+				require.GreaterOrEqual(t, ttl+time.Since(from)+2*time.Millisecond, asked*9/10)
+			}
+		}
+		rapid.Check(t, func(t *rapid.T) {
+			ttl := time.Duration(rapid.OneOf(
+				rapid.Int64Range(int64(time.Millisecond), int64(3*time.Second)),
+				rapid.Int64Range(int64(time.Millisecond), int64(90*24*time.Hour)),
+				rapid.Int64Range(int64(time.Millisecond), 1<<63-1),
+			).Draw(t, "ttl"))
+			ctx, key := context.Background(), rapid.StringMatching(`[a-z]{8}`).Draw(t, "key")
+			v := NewView[string, string](c, "v", ViewConfig{TTL: ttl, AbsentTTL: ttl})
+
+			from := time.Now()
+			require.NoError(t, v.Set(ctx, key, "x"))
+			check(t, "redisha:cache:v:"+key, ttl, from)
+			from = time.Now()
+			require.NoError(t, NewView[string, string](c, "v", ViewConfig{}).Set(ctx, key, "x", TTL(ttl)))
+			check(t, "redisha:cache:v:"+key, ttl, from)
+			for _, loaded := range []error{nil, ErrNotFound} {
+				require.NoError(t, v.Delete(ctx, key))
+				_, err := v.Fetch(ctx, key, func(context.Context, string) (string, error) {
+					from = time.Now()
+					return "x", loaded
+				})
+				require.Equal(t, loaded, err)
+				check(t, "redisha:cache:v:"+key, ttl, from)
+			}
+			require.NoError(t, v.Delete(ctx, key))
+		})
+	})
+}
+
+func TestJitterTakesUpToATenth(t *testing.T) {
+	seen := make(map[int64]bool)
+	for range 10_000 {
+		seen[jitter(100*time.Millisecond)] = true
+	}
+	for ms := range int64(200) {
+		require.Equal(t, ms >= 90 && ms <= 100, seen[ms], "%d ms", ms)
+	}
+	require.EqualValues(t, 9, jitter(9*time.Millisecond), "nothing to take")
+	require.EqualValues(t, 1, jitter(time.Millisecond+999*time.Microsecond))
+	require.EqualValues(t, 1, millis(time.Microsecond), "0 would mean no TTL")
+}
+
+func TestAValueExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, rdb := newServer(t)
+		v := NewView[string, int](newClient(t, rdb, Config{}), "v", ViewConfig{TTL: time.Hour})
+		require.NoError(t, v.Set(t.Context(), "k", 1))
+		time.Sleep(54*time.Minute - time.Second)
+		_, err := v.Get(t.Context(), "k")
+		require.NoError(t, err)
+		time.Sleep(6 * time.Minute)
+		_, err = v.Get(t.Context(), "k")
+		require.Equal(t, ErrMiss, err)
+	})
+}
+
+func TestSetRefusesATTLBelowAMillisecond(t *testing.T) {
+	_, rdb := newServer(t)
+	v := NewView[string, int](newClient(t, rdb, Config{}), "v", ViewConfig{})
+	for _, ttl := range []time.Duration{0, -1, 999 * time.Microsecond} {
+		require.EqualError(t, v.Set(t.Context(), "k", 1, TTL(ttl)), fmt.Sprintf(`cache: set "v:k": TTL is %s, want at least 1ms`, ttl))
+	}
+	require.Zero(t, rdb.DBSize(t.Context()).Val())
+}
+
+func TestAValueAboveTheLimitIsRefused(t *testing.T) {
+	_, rdb := newServer(t)
+	c := newClient(t, rdb, Config{})
+	v := NewView[string, string](c, "v", ViewConfig{Codec: Raw, MaxValueBytes: 1000})
+	require.NoError(t, v.Set(t.Context(), "k", strings.Repeat("x", 1000)))
+	require.EqualError(t, v.Set(t.Context(), "k", strings.Repeat("x", 1001)),
+		`cache: set "v:k": the value has 1001 bytes, want at most 1000: raise ViewConfig.MaxValueBytes or store less`)
+	require.EqualValues(t, 1, c.Stats().TooLarge)
+	got, err := v.Get(t.Context(), "k")
+	require.NoError(t, err)
+	require.Len(t, got, 1000, "what was there stays")
+
+	chans := NewView[string, chan int](c, "v", ViewConfig{})
+	require.EqualError(t, chans.Set(t.Context(), "k", nil), `cache: set "v:k": encode: json: unsupported type: chan int`)
+}
+
+func TestLongValuesAreCompressedAndCounted(t *testing.T) {
+	_, rdb := newServer(t)
+	c := newClient(t, rdb, Config{})
+	long := strings.Repeat("all the same ", 100)
+	v := NewView[string, string](c, "v", ViewConfig{Codec: Raw})
+	require.NoError(t, v.Set(t.Context(), "k", long))
+	s := c.Stats()
+	require.EqualValues(t, 1300, s.BytesBefore)
+	require.Less(t, s.BytesAfter, uint64(100))
+	require.EqualValues(t, s.BytesAfter+headerSize, rdb.StrLen(t.Context(), "redisha:cache:v:k").Val())
+	for _, threshold := range []int{-1, 0, 1, 10_000} { // whatever the setting, it is read
+		got, err := NewView[string, string](c, "v", ViewConfig{Codec: Raw, MinCompressBytes: threshold}).Get(t.Context(), "k")
+		require.NoError(t, err)
+		require.Equal(t, long, got)
+	}
+	off := NewView[string, string](c, "v", ViewConfig{Codec: Raw, MinCompressBytes: -1})
+	require.NoError(t, off.Set(t.Context(), "k", long))
+	require.EqualValues(t, 1300+headerSize, rdb.StrLen(t.Context(), "redisha:cache:v:k").Val())
+}
+
+// A plain value is what other programs read; any first byte is possible.
+func TestPlainValuesAreExactlyTheCodecsBytes(t *testing.T) {
+	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		c := newClient(t, rdb, Config{})
+		raw := NewView[int, []byte](c, "raw", ViewConfig{Plain: true, Codec: Raw})
+		for first := range 256 {
+			value := []byte{byte(first), 'x'}
+			require.NoError(t, raw.Set(t.Context(), first, value))
+			stored, err := rdb.Get(t.Context(), fmt.Sprint("redisha:cache:raw:", first)).Bytes()
+			require.NoError(t, err)
+			if first == mark {
+				require.True(t, compress.IsFrame(stored))
+			} else {
+				require.Equal(t, value, stored)
+			}
+			got, err := raw.Get(t.Context(), first)
+			require.NoError(t, err)
+			require.Equal(t, value, got)
+		}
+		require.NoError(t, raw.Set(t.Context(), 0, nil))
+		got, err := raw.Get(t.Context(), 0)
+		require.NoError(t, err)
+		require.Empty(t, got)
+		require.Empty(t, rdb.Get(t.Context(), "redisha:cache:raw:0").Val())
+
+		users := NewView[int, user](c, "user", ViewConfig{Plain: true})
+		require.NoError(t, users.Set(t.Context(), 1, user{ID: 1, Name: "Zoë"}))
+		require.Equal(t, `{"ID":1,"Name":"Zoë"}`, rdb.Get(t.Context(), "redisha:cache:user:1").Val())
+		require.NoError(t, rdb.Set(t.Context(), "redisha:cache:user:2", `{"ID":2}`, time.Minute).Err())
+		u, err := users.Fetch(t.Context(), 2, noLoad[int, user](t))
+		require.NoError(t, err)
+		require.Equal(t, user{ID: 2}, u, "what another program has written")
+	})
+}
+
+func TestANilContextIsAnError(t *testing.T) {
+	_, rdb := newServer(t)
+	c := newClient(t, rdb, Config{})
+	for use, err := range useAll(nil, NewView[string, user](c, "user", ViewConfig{})) { //nolint:staticcheck // that is the point
+		require.EqualError(t, err, "cache: "+use+": nil context: pass context.Background() or the request's")
+	}
+	require.EqualError(t, c.Check(nil), "cache: check: nil context: pass context.Background() or the request's") //nolint:staticcheck // as above
+}
+
+func TestACallersContextEndsItsCall(t *testing.T) {
+	s, rdb := newServer(t)
+	_ = s
+	v := NewView[string, user](newClient(t, rdb, Config{}), "user", ViewConfig{})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := fmt.Errorf("the request is over")
+	cancel(why)
+	for use, err := range useAll(ctx, v) {
+		require.Error(t, err, use)
+	}
+	_, err := v.Fetch(ctx, "k", noLoad[string, user](t))
+	require.ErrorIs(t, err, why)
+	require.EqualError(t, err, `cache: fetch "user:k": the request is over`)
+}
