@@ -161,7 +161,6 @@ func (h *Hook) Reset() {
 	h.notify.Lock()
 	defer h.notify.Unlock()
 	h.dialsFailed.Store(0)
-	h.writesWatched.Store(0)
 	for _, old := range []*circuit{h.all.Swap(h.newCircuit(false)), h.writes.Swap(h.newCircuit(true))} {
 		if old != nil {
 			h.tell(old, State(old.state.Load()), StateClosed)

@@ -82,8 +82,6 @@ func (j judge) one(err error) outcome {
 		return j.deadline(err)
 	}
 	switch {
-	case errors.Is(err, context.Canceled): // of another caller, whose dial this one shared
-		return neutral
 	case j.kind == blocking && isTimeout(err) && !isDial(err):
 		return neutral
 	case isNetwork(err):

@@ -180,6 +180,20 @@ func TestCallersCancellationIsNeutral(t *testing.T) {
 	}
 }
 
+func TestCancellationAheadOfADeadlineIsNeutral(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHook(t, breaker.Config{})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		process := h.ProcessHook(func(context.Context, redis.Cmder) error {
+			time.Sleep(3 * time.Second)
+			cancel()
+			return errTimeout // of ReadTimeout
+		})
+		require.Equal(t, errTimeout, process(ctx, redis.NewCmd(ctx, "get", "k")))
+		require.Equal(t, neutral, h.Counts())
+	})
+}
+
 func TestCallersDeadlineCountsOnceTheServerHadTime(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -225,6 +239,16 @@ func TestDeadlineOfTheSocketMayComeBeforeThatOfTheContext(t *testing.T) {
 	require.Equal(t, errTimeout, do(ctx, h, errTimeout, "get", "k"))
 	require.Equal(t, neutral, h.Counts())
 }
+
+func TestContextThatEndsWithoutADeadlineIsNeutral(t *testing.T) {
+	h := newHook(t, breaker.Config{})
+	require.Equal(t, errTimeout, do(endedContext{t.Context()}, h, errTimeout, "get", "k"))
+	require.Equal(t, neutral, h.Counts())
+}
+
+type endedContext struct{ context.Context }
+
+func (endedContext) Err() error { return context.DeadlineExceeded }
 
 type lateContext struct {
 	context.Context

@@ -76,6 +76,7 @@ func TestDialFailuresCanBeLeftToTheRatio(t *testing.T) {
 	for range 100 {
 		_ = failDial(h, errRefused)
 	}
+	_ = do(t.Context(), h, errRefused, "get", "k")
 	require.Equal(t, breaker.StateClosed, h.State())
 }
 
@@ -260,6 +261,11 @@ func TestBlockingCommandIsNoProbe(t *testing.T) {
 		require.Equal(t, breaker.StateOpen, h.State())
 
 		time.Sleep(time.Second + 1)
+		sent, answer = nil, redis.ErrPoolTimeout // and says nothing
+		require.ErrorIs(t, blpop(), breaker.ErrOpen)
+		require.Equal(t, []string{"ping"}, sent)
+		require.Equal(t, breaker.StateHalfOpen, h.State())
+
 		sent, answer = nil, nil // a program that only blocks comes back
 		require.NoError(t, blpop())
 		require.Equal(t, []string{"ping", "blpop"}, sent)
@@ -299,6 +305,35 @@ func TestTransactionWithABlockingCommandIsAProbe(t *testing.T) {
 		})
 		require.ErrorIs(t, err, redis.Nil)
 		require.Equal(t, breaker.StateClosed, h.State())
+	})
+}
+
+// As Options.OnConnect or a Dialer may.
+func TestCommandsNestedInWhatWasLetThroughPass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHook(t, breaker.Config{})
+		trip(t, h)
+		dial := h.DialHook(func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return nil, do(ctx, h, nil, "ping")
+		})
+		_, err := dial(t.Context(), "tcp", "10.0.0.1:6379")
+		require.NoError(t, err)
+
+		time.Sleep(time.Second + 1)
+		process := h.ProcessHook(func(ctx context.Context, _ redis.Cmder) error {
+			return do(ctx, h, nil, "xread", "block", 1, "streams", "s", "$")
+		})
+		require.NoError(t, process(t.Context(), redis.NewCmd(t.Context(), "get", "k")))
+		require.Equal(t, breaker.StateClosed, h.State())
+
+		// Another client's breaker is not let through with it.
+		trip(t, h)
+		time.Sleep(time.Second + 1)
+		other := newHook(t, breaker.Config{})
+		trip(t, other)
+		process = h.ProcessHook(func(ctx context.Context, _ redis.Cmder) error { return do(ctx, other, nil, "get", "k") })
+		require.ErrorIs(t, process(t.Context(), redis.NewCmd(t.Context(), "get", "k")), breaker.ErrOpen)
+		require.Equal(t, breaker.StateHalfOpen, h.State())
 	})
 }
 
@@ -449,6 +484,23 @@ func TestWritesAreForgottenAfterAWindow(t *testing.T) {
 	})
 }
 
+func TestWritesStayRefusedThoughTheWindowIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHook(t, breaker.Config{MinCalls: 1, OpenFor: time.Hour})
+		_ = do(t.Context(), h, reply("OOM command not allowed"), "set", "k", "v")
+		time.Sleep(time.Hour - time.Second)
+		require.ErrorIs(t, do(t.Context(), h, nil, "set", "k", "v"), breaker.ErrOpen)
+	})
+}
+
+func TestWritesThatPassByBypassDoNotMoveTheirCircuit(t *testing.T) {
+	h := newHook(t, breaker.Config{OpenFor: time.Hour, MinCalls: 1})
+	trip(t, h)
+	_ = do(breaker.Bypass(t.Context()), h, reply("OOM command not allowed"), "set", "k", "v")
+	_ = do(breaker.Bypass(t.Context()), h, reply("OOM command not allowed"), "evalsha", "renew")
+	require.Equal(t, breaker.StateClosed, h.WriteState())
+}
+
 func TestPipelineIsAWriteIfItDoesNothingElse(t *testing.T) {
 	for _, c := range []struct {
 		commands []string
@@ -527,6 +579,16 @@ func move(c breaker.Change, from, to breaker.State) breaker.Change {
 	return c
 }
 
+func TestResetForgetsFailedDials(t *testing.T) {
+	h := newHook(t, breaker.Config{})
+	for range 4 {
+		_ = failDial(h, errRefused)
+	}
+	h.Reset()
+	_ = failDial(h, errRefused)
+	require.Equal(t, breaker.StateClosed, h.State())
+}
+
 func TestResultOfAnOldServersCallOpensNothingAfterReset(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHook(t, breaker.Config{MinCalls: 1, OnStateChange: func(c breaker.Change) { t.Errorf("%+v", c) }})
@@ -603,18 +665,14 @@ func TestDisabledHookDoesNothing(t *testing.T) {
 func TestNilContextIsAnError(t *testing.T) {
 	h := newHook(t, breaker.Config{})
 	var none context.Context
-	require.EqualError(t, do2(none, h), "breaker: get: nil context: pass context.Background() or the request's")
 	cmds := []redis.Cmder{redis.NewCmd(t.Context(), "get", "k")}
+	require.EqualError(t, h.ProcessHook(nil)(none, cmds[0]), "breaker: get: nil context: pass context.Background() or the request's")
 	err := h.ProcessPipelineHook(nil)(none, cmds)
 	require.EqualError(t, err, "breaker: pipeline: nil context: pass context.Background() or the request's")
 	require.Equal(t, err, cmds[0].Err())
 	_, err = h.DialHook(nil)(none, "tcp", "10.0.0.1:6379")
 	require.ErrorContains(t, err, "nil context")
 	require.Nil(t, breaker.Bypass(none))
-}
-
-func do2(ctx context.Context, h *breaker.Hook) error {
-	return h.ProcessHook(nil)(ctx, redis.NewCmd(context.Background(), "get", "k"))
 }
 
 func TestWrongConfigSaysWhatIsAllowed(t *testing.T) {
