@@ -1,0 +1,222 @@
+package broker
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/compress"
+	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/endpoint"
+)
+
+// A Client publishes tasks and serves workers. It is safe for concurrent use.
+type Client struct {
+	conn     *conn.Client
+	cfg      Config
+	log      *slog.Logger
+	compress *compress.Codec
+	counts   counts
+
+	queues sync.Map // name → *queue
+
+	life    context.Context // ends when Close stops waiting
+	end     context.CancelCauseFunc
+	closing chan struct{} // closed when Close begins
+
+	mu      sync.Mutex // guards closed against started.Add
+	closed  bool
+	started sync.WaitGroup // lanes that send, and runs of workers
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// New returns a client of the queues in rdb: one that redisha opened, or any
+// go-redis client but a Ring. It does no I/O.
+func New(rdb redis.UniversalClient, cfg Config) (*Client, error) {
+	c, err := conn.Of(rdb)
+	if err != nil {
+		return nil, fmt.Errorf("broker: %w", err)
+	}
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("broker: %w", err)
+	}
+	codec, err := compress.New(cfg.Compress)
+	if err != nil {
+		return nil, fmt.Errorf("broker: Compress: %w", err)
+	}
+	b := &Client{conn: c, cfg: cfg, log: cmp.Or(cfg.Logger, c.Logger()), compress: codec, closing: make(chan struct{})}
+	b.life, b.end = context.WithCancelCause(context.Background())
+	return b, nil
+}
+
+// Check connects and asks what is there; its errors say what to do.
+func (c *Client) Check(ctx context.Context) error {
+	if err := c.usable(ctx); err != nil {
+		return fmt.Errorf("broker: check: %w", err)
+	}
+	if err := c.conn.Check(ctx); err != nil {
+		return fmt.Errorf("broker: check: %w", err)
+	}
+	return nil
+}
+
+// Close refuses new publishes with [ErrClosed], lets workers drain as at the end
+// of their contexts, and waits for both for at most Config.CloseTimeout. It does
+// not close the Redis client. It is safe to call twice.
+func (c *Client) Close() error {
+	c.closeOnce.Do(func() {
+		c.mu.Lock()
+		c.closed = true
+		c.mu.Unlock()
+		close(c.closing)
+		ended := make(chan struct{})
+		go func() { // ends with what it waits for, which c.end urges
+			c.started.Wait()
+			close(ended)
+		}()
+		timer := time.NewTimer(c.cfg.CloseTimeout)
+		defer timer.Stop()
+		select {
+		case <-ended:
+		case <-timer.C:
+			c.closeErr = fmt.Errorf("broker: close: publishes or handlers still run after %s (Config.CloseTimeout)", c.cfg.CloseTimeout)
+		}
+		c.end(ErrClosed)
+	})
+	return c.closeErr
+}
+
+// begin lets Close wait for what the caller starts; done must follow if it is true.
+func (c *Client) begin() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.started.Add(1)
+	return true
+}
+
+// usable refuses what no call can be made with.
+func (c *Client) usable(ctx context.Context) error {
+	switch {
+	case c == nil:
+		return errors.New("nil client: pass one made by New")
+	case ctx == nil:
+		return errNilContext
+	}
+	select {
+	case <-c.closing:
+		return ErrClosed
+	default:
+		return nil
+	}
+}
+
+// A queue is what a client knows of a queue.
+type queue struct {
+	name       string
+	partitions []*partition
+	lanes      []*lane
+	next       atomic.Uint32 // goes round the partitions
+}
+
+// queue returns the queue of that name and creates it if it is new.
+func (c *Client) queue(ctx context.Context, name string) (*queue, error) {
+	if q, ok := c.queues.Load(name); ok {
+		return q.(*queue), nil
+	}
+	m, err := c.metadata(ctx, name)
+	if errors.Is(err, redis.Nil) {
+		m, err = c.create(ctx, name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("key %q: %w", metadataKey(c.cfg.Namespace, name), explain(err))
+	}
+	q := &queue{name: name, partitions: c.partitions(name, m.Partitions)}
+	for _, p := range q.partitions {
+		q.lanes = append(q.lanes, newLane(c, p))
+	}
+	actual, _ := c.queues.LoadOrStore(name, q)
+	return actual.(*queue), nil
+}
+
+func (c *Client) partitions(queue string, n int) []*partition {
+	ps := make([]*partition, n)
+	for i := range ps {
+		ps[i] = newPartition(c.cfg.Namespace, queue, i, n)
+	}
+	return ps
+}
+
+// metadata reads a queue's metadata. The error is redis.Nil if there is none.
+func (c *Client) metadata(ctx context.Context, name string) (metadata, error) {
+	s, err := c.conn.Get(ctx, metadataKey(c.cfg.Namespace, name)).Result()
+	if err != nil {
+		return metadata{}, err
+	}
+	return decodeMetadata(s)
+}
+
+// create writes a queue's metadata, unless another client was first.
+func (c *Client) create(ctx context.Context, name string) (metadata, error) {
+	n, err := c.wantedPartitions(ctx)
+	if err != nil {
+		return metadata{}, err
+	}
+	m := metadata{Version: 1, Partitions: n, Created: time.Now().UnixMilli()}
+	created, err := c.conn.SetNX(ctx, metadataKey(c.cfg.Namespace, name), encodeMetadata(m), 0).Result()
+	if err != nil {
+		return metadata{}, err
+	}
+	if !created {
+		return c.metadata(ctx, name)
+	}
+	return m, nil
+}
+
+func (c *Client) wantedPartitions(ctx context.Context) (int, error) {
+	if c.cfg.Partitions > 0 {
+		return c.cfg.Partitions, nil
+	}
+	if c.conn.Topology() != endpoint.Cluster {
+		return 1, nil
+	}
+	var primaries atomic.Int64
+	err := c.conn.EachPrimary(ctx, func(context.Context, redis.UniversalClient) error {
+		primaries.Add(1)
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("count the primaries: %w", err)
+	}
+	return min(4*int(max(primaries.Load(), 1)), maxPartitions), nil
+}
+
+// pick chooses the lane of a task: by its ID if the caller gave one, else one
+// after the other, passing over those that fail.
+func (q *queue) pick(id string) *lane {
+	if id != "" {
+		return q.lanes[jumpHash(hashID(id), len(q.lanes))]
+	}
+	if len(q.lanes) == 1 {
+		return q.lanes[0]
+	}
+	first, now := int(q.next.Add(1)), time.Now()
+	for i := range q.lanes {
+		if l := q.lanes[(first+i)%len(q.lanes)]; !l.avoided(now) {
+			return l
+		}
+	}
+	return q.lanes[first%len(q.lanes)]
+}

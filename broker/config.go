@@ -1,0 +1,66 @@
+package broker
+
+import (
+	"cmp"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/redisha/redisha/compress"
+)
+
+// Config configures a [Client]. The zero Config is ready to use.
+type Config struct {
+	// Namespace is the first part of every key. Defaults to "redisha". It must
+	// not hold spaces, control characters or braces.
+	Namespace string
+
+	// MaxPayloadBytes bounds the encoded argument of a task, before
+	// compression. Defaults to 1 MiB; at most 64 MiB.
+	MaxPayloadBytes int
+
+	// Compress says which arguments are compressed.
+	Compress compress.Config
+
+	// PublishTimeout bounds a publish whose context ends later or never.
+	// Defaults to 15s, which outlasts most failovers; negative means no bound.
+	PublishTimeout time.Duration
+
+	// Partitions is how many partitions a queue gets when it is first used; it
+	// keeps them. Defaults to 1, on Redis Cluster to four for each primary; at
+	// most 4096.
+	Partitions int
+
+	// Logger is where the client and its workers log. Defaults to the
+	// connection's.
+	Logger *slog.Logger
+
+	// CloseTimeout is how long Close waits for publishes and workers. Defaults
+	// to 5s.
+	CloseTimeout time.Duration
+}
+
+const maxMaxPayloadBytes = 64 << 20
+
+func (c Config) withDefaults() Config {
+	c.Namespace = cmp.Or(c.Namespace, "redisha")
+	c.MaxPayloadBytes = cmp.Or(c.MaxPayloadBytes, 1<<20)
+	c.PublishTimeout = cmp.Or(c.PublishTimeout, 15*time.Second)
+	c.CloseTimeout = cmp.Or(c.CloseTimeout, 5*time.Second)
+	return c
+}
+
+func (c Config) validate() error {
+	switch {
+	case strings.ContainsFunc(c.Namespace, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '{' || r == '}' }):
+		return fmt.Errorf("Namespace is %q, want no spaces, control characters or braces", c.Namespace)
+	case c.MaxPayloadBytes < 0 || c.MaxPayloadBytes > maxMaxPayloadBytes:
+		return fmt.Errorf("MaxPayloadBytes is %d, want 1 to %d, or 0 for 1 MiB", c.MaxPayloadBytes, maxMaxPayloadBytes)
+	case c.Partitions < 0 || c.Partitions > maxPartitions:
+		return fmt.Errorf("Partitions is %d, want 1 to %d, or 0 for what fits the server", c.Partitions, maxPartitions)
+	case c.CloseTimeout < 0:
+		return fmt.Errorf("CloseTimeout is %s, want more than 0, or 0 for 5s", c.CloseTimeout)
+	}
+	return nil
+}

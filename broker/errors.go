@@ -1,0 +1,151 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/breaker"
+	"github.com/redisha/redisha/internal/conn"
+)
+
+var (
+	// ErrClosed is returned by every call after Close. It is go-redis' own.
+	ErrClosed = redis.ErrClosed
+
+	// ErrUnconfirmed says that a publish was sent, and that it is not known
+	// whether the task is in Redis. See [UnconfirmedError].
+	ErrUnconfirmed = errors.New("not confirmed")
+
+	// ErrBrokerFull is returned by Publish while Redis is at maxmemory. The
+	// task is not published. Workers go on.
+	ErrBrokerFull = errors.New("Redis is at maxmemory")
+
+	// ErrLeaseLost is the cause that ends a handler's context when its worker
+	// could not renew its lease: another worker may have the task by now.
+	ErrLeaseLost = errors.New("broker: lease lost")
+
+	// ErrDrainTimeout is the cause that ends the contexts of the handlers that
+	// still run when WorkerConfig.DrainTimeout is over, and what Run then
+	// returns.
+	ErrDrainTimeout = errors.New("broker: drain timeout")
+
+	errNilContext = errors.New("nil context: pass context.Background() or the request's")
+)
+
+// An UnconfirmedError is the error of a publish whose outcome is not known:
+// errors.Is finds [ErrUnconfirmed] in it. Publishing once more is safe only with
+// an ID of the caller's, given by [ID] from the first time on.
+type UnconfirmedError struct {
+	ID string // the task's
+
+	// Applied reports that Redis has taken the task, and that only its
+	// confirmation by replicas is open. False: not known.
+	Applied bool
+
+	Err error // why there is no answer
+}
+
+func (e *UnconfirmedError) Error() string {
+	return fmt.Sprintf("%v: task %q may have been published or not: %v", ErrUnconfirmed, e.ID, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *UnconfirmedError) Unwrap() error { return e.Err }
+
+// Is reports whether target is [ErrUnconfirmed].
+func (e *UnconfirmedError) Is(target error) bool { return target == ErrUnconfirmed }
+
+// A RetryError lets a failed task be tried again after Delay instead of its
+// backoff. It counts as an attempt.
+type RetryError struct {
+	Delay time.Duration // not negative
+	Err   error
+}
+
+// RetryAfter wraps err so that the task is tried again after delay.
+func RetryAfter(delay time.Duration, err error) error { return &RetryError{Delay: delay, Err: err} }
+
+func (e *RetryError) Error() string { return fmt.Sprintf("broker: retry after %s: %v", e.Delay, e.Err) }
+
+// Unwrap returns the cause.
+func (e *RetryError) Unwrap() error { return e.Err }
+
+// A RejectError makes a task a dead letter at once: trying again would not help.
+type RejectError struct{ Err error }
+
+// Reject wraps err so that the task becomes a dead letter.
+func Reject(err error) error { return &RejectError{Err: err} }
+
+func (e *RejectError) Error() string { return fmt.Sprintf("broker: reject: %v", e.Err) }
+
+// Unwrap returns the cause.
+func (e *RejectError) Unwrap() error { return e.Err }
+
+// fatal reports whether err means that the connection will never serve again.
+func fatal(err error) bool {
+	return errors.Is(err, ErrClosed) || errors.Is(err, conn.ErrNotConfigured)
+}
+
+// An outcome is what a failed call says about what the server did.
+type outcome uint8
+
+const (
+	unknown outcome = iota // executed or not: no answer came
+	refused                // not executed, and may be tried again
+	final                  // not executed, and trying again would not help
+)
+
+// passing are the first words of replies that a server gives for a while.
+var passing = map[string]bool{
+	"LOADING": true, "READONLY": true, "MASTERDOWN": true, "CLUSTERDOWN": true, "TRYAGAIN": true,
+	"BUSY": true, "NOREPLICAS": true, "MISCONF": true, "UNBLOCKED": true, "MOVED": true, "ASK": true,
+}
+
+// outcomeOf judges the error of a script. own says that the client sends
+// nothing twice; another one may have sent the command before it failed to
+// connect.
+func outcomeOf(err error, own bool) outcome {
+	var reply redis.Error
+	var op *net.OpError
+	var dns *net.DNSError
+	switch {
+	case fatal(err):
+		return final
+	case errors.Is(err, breaker.ErrOpen), errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, redis.ErrPoolExhausted):
+		return refused
+	case errors.As(err, &op) && op.Op == "dial", errors.As(err, &dns):
+		if own {
+			return refused
+		}
+	case errors.As(err, &reply):
+		word, _, _ := strings.Cut(reply.Error(), " ")
+		if passing[word] || strings.HasPrefix(reply.Error(), "ERR max number of clients") {
+			return refused
+		}
+		return final
+	}
+	return unknown
+}
+
+// explain adds to an error reply what experience knows of its cause.
+func explain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case redis.IsOOMError(err):
+		return fmt.Errorf("%w: %w", ErrBrokerFull, err)
+	case isReply(err) && strings.Contains(err.Error(), "WRONGTYPE"):
+		return fmt.Errorf("%w: does something else write the queue's keys?", err)
+	}
+	return err
+}
+
+func isReply(err error) bool {
+	var reply redis.Error
+	return errors.As(err, &reply)
+}

@@ -1,0 +1,209 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redisha/redisha/broker/result"
+)
+
+// execute runs handlers until there are no more tasks.
+func (r *run) execute() {
+	for t := range r.tasks {
+		r.handle(t)
+	}
+}
+
+// handle runs the handler of a task and passes on its verdict. A handler that
+// ends its goroutine takes an executor with it, so handle starts another.
+func (r *run) handle(t *task) {
+	v := &verdict{task: t}
+	finished := false
+	defer func() {
+		if !finished {
+			r.executors.Go(r.execute)
+		}
+		t.s.verdicts <- v
+		r.slots <- struct{}{}
+	}()
+	e, err := decodeEnvelope(t.raw)
+	if err != nil {
+		v.undecodable(e, err)
+		finished = true
+		return
+	}
+	v.id = e.id
+	h := r.handlers[e.task]
+	if h == nil {
+		r.w.warnStrange(e, t.s.p.queue, "this worker has no handler for it")
+		v.release(strangePause(e))
+		finished = true
+		return
+	}
+	payload, err := r.w.c.compress.Decode(e.payload)
+	if err != nil {
+		v.undecodable(e, err)
+		finished = true
+		return
+	}
+	r.attempt(v, e, h, payload)
+	finished = true
+}
+
+// strangePause is how long a task that nobody here knows rests until it is
+// offered again: a quarter of its age, from a second to a minute.
+func strangePause(e *envelope) time.Duration {
+	age := time.Since(time.UnixMilli(e.enqueued))
+	return min(max(age/4, time.Second), time.Minute)
+}
+
+// attempt runs h and turns what it returns into a verdict.
+func (r *run) attempt(v *verdict, e *envelope, h *handler, payload []byte) {
+	n := &r.w.c.counts
+	n.started.Inc()
+	n.running.Add(1)
+	n.waitTime.Observe(time.Since(v.ready()))
+	start := time.Now()
+	if r.keepsResult(e) {
+		v.s.note(v.task, &result.Record{ID: e.id, Task: e.task, State: result.Started, Attempt: int(e.attempt),
+			Enqueued: time.UnixMilli(e.enqueued), Started: start, TTL: retention(e)})
+	}
+	// A handler that ends its goroutine returns nothing.
+	value, err := []byte(nil), error(errGoexit)
+	defer func() {
+		n.running.Add(-1)
+		n.runTime.Observe(time.Since(start))
+		r.judge(v, e, h, value, err)
+		if v.record != nil {
+			v.record.Started = start
+		}
+	}()
+	value, err = r.call(v, e, h, payload)
+}
+
+var errGoexit = errors.New("the handler ended its goroutine (runtime.Goexit)")
+
+// call runs h with its context and contains a panic.
+func (r *run) call(v *verdict, e *envelope, h *handler, payload []byte) (value []byte, err error) {
+	ctx := context.WithValue(v.lease.ctx, deliveryKey{}, newDelivery(e, v.s.p.queue))
+	if e.timeout > 0 {
+		limit := time.Duration(min(e.timeout, uint64(maxTimeout.Milliseconds()))) * time.Millisecond
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			r.w.c.counts.panics.Inc()
+			r.w.log.Error("handler panicked", "queue", v.s.p.queue, "task", e.task, "id", e.id, "attempt", e.attempt, "err", p, "stack", string(debug.Stack()))
+			value, err = nil, &panicError{p}
+		}
+	}()
+	return h.run(ctx, payload, r.w.cfg.Results)
+}
+
+const maxTimeout = 100 * 365 * 24 * time.Hour
+
+// A panicError is a panic of a handler as the error of its attempt.
+type panicError struct{ value any }
+
+func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
+
+func (e *panicError) Unwrap() error {
+	err, _ := e.value.(error)
+	return err
+}
+
+// judge decides what becomes of a task whose handler has returned.
+func (r *run) judge(v *verdict, e *envelope, h *handler, value []byte, err error) {
+	var (
+		undecodable *undecodableError
+		unstorable  *unstorableError
+		reject      *RejectError
+		retry       *RetryError
+	)
+	last := e.attempt >= e.maxAttempts
+	switch {
+	case err == nil:
+		v.kind = ackVerdict
+		v.record = r.record(e, result.Success, nil)
+		if v.record != nil {
+			v.record.Value = value
+		}
+		return
+	case errors.As(err, &unstorable):
+		v.kind = ackVerdict
+		v.record = r.record(e, result.Failure, err)
+	case errors.As(err, &undecodable):
+		v.die(e, Undecodable, err)
+		v.record = r.record(e, result.Dead, err)
+	case errors.As(err, &reject):
+		v.die(e, Rejected, err)
+		v.record = r.record(e, result.Failure, reject.Err)
+	case errors.As(err, &retry) && !last:
+		v.retry(e, retry.Delay)
+		v.record = r.record(e, result.Retry, retry.Err)
+	case v.lease.ctx.Err() != nil && retry == nil:
+		v.release(0)
+		return
+	case last:
+		v.die(e, Exhausted, err)
+		v.record = r.record(e, result.Failure, err)
+	default:
+		v.retry(e, backoff(h.def, int(e.attempt), err))
+		v.record = r.record(e, result.Retry, err)
+	}
+	r.w.log.Warn("task failed", "queue", v.s.p.queue, "task", e.task, "id", e.id, "attempt", e.attempt, "verdict", v.kind.String(), "err", err)
+}
+
+// backoff asks the definition for a pause; a policy that panics is replaced.
+func backoff(d *definition, attempts int, err error) (pause time.Duration) {
+	defer func() {
+		if recover() != nil {
+			pause = Backoff(attempts, err)
+		}
+	}()
+	return d.cfg.Backoff(attempts, err)
+}
+
+// keepsResult reports whether the result of a task is wanted and can be kept.
+func (r *run) keepsResult(e *envelope) bool {
+	if e.result && r.w.cfg.Results == nil {
+		r.w.warnStrange(&envelope{task: e.task + " result", id: e.id}, "", "WorkerConfig.Results is nil: its result is not kept")
+	}
+	return e.result && r.w.cfg.Results != nil
+}
+
+func retention(e *envelope) time.Duration {
+	return time.Duration(min(e.retention, uint64(maxTimeout.Milliseconds()))) * time.Millisecond
+}
+
+// record is what the result backend shall know; nil for nothing.
+func (r *run) record(e *envelope, state result.State, err error) *result.Record {
+	if !r.keepsResult(e) {
+		return nil
+	}
+	rec := &result.Record{
+		ID: e.id, Task: e.task, State: state, Attempt: int(e.attempt),
+		Enqueued: time.UnixMilli(e.enqueued), TTL: retention(e), Cause: result.CauseOf(err),
+	}
+	if state.Final() {
+		rec.Finished = time.Now()
+	}
+	return rec
+}
+
+// ready is when the entry of a task came into its stream, by the server's clock.
+func (t *task) ready() time.Time {
+	ms, _, _ := strings.Cut(t.entry.id, "-")
+	n, err := strconv.ParseInt(ms, 10, 64)
+	if err != nil {
+		return time.Now()
+	}
+	return time.UnixMilli(n)
+}

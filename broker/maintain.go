@@ -1,0 +1,277 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/broker/result"
+)
+
+const (
+	maxTerm       = 3 * time.Second       // of the elected, without renewal
+	maintainEvery = 50 * time.Millisecond // at most this late are due tasks moved
+	maxDue        = 500                   // tasks moved by one call
+	maxDeliveries = 5                     // without an end, and a task is poison
+	maxReap       = 100                   // tasks looked at together
+	lanesEvery    = time.Minute
+	maxClockJump  = time.Second
+)
+
+// A maintenance is what the elected one of a partition remembers.
+type maintenance struct {
+	s *source
+
+	// quiet is until when nobody is taken for dead. After an outage or a jump
+	// of the server's clock, heartbeats are gone whose workers are alive, so
+	// each has a whole lease to be heard of again.
+	quiet time.Time
+
+	server, local time.Time // the server's clock, and when it was read
+	reapAt        time.Time
+	lanesAt       time.Time
+}
+
+// maintain does the maintenance of the partition while this run is elected, and
+// otherwise waits to be. It ends when the run stops taking tasks.
+func (s *source) maintain() {
+	m := &maintenance{s: s}
+	detach := s.r.w.c.conn.OnEpoch(func(uint64) { s.distrust.Store(true) })
+	defer detach()
+	for s.r.stop.Err() == nil {
+		pause, err := m.once(s.r.base)
+		if err != nil {
+			s.r.w.c.counts.maintainErrors.Inc()
+			s.trouble("maintenance failed", explain(err))
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-s.r.stop.Done():
+		}
+		timer.Stop()
+	}
+}
+
+// once does what is to do, and returns for how long nothing is.
+func (m *maintenance) once(ctx context.Context) (time.Duration, error) {
+	s := m.s
+	term := min(maxTerm, s.r.w.cfg.Lease/3)
+	sent := time.Now()
+	reply, err := maintainScript.Run(ctx, s.r.w.c.conn, s.p.maintainKeys(), s.r.name, term.Milliseconds(), maxDue).Slice()
+	if err == nil && len(reply) != 5 {
+		err = fmt.Errorf("maintain.lua returned %d values", len(reply))
+	}
+	if err != nil {
+		m.distrust()
+		return min(term, time.Second), err
+	}
+	elected, now := reply[0] == int64(1), time.UnixMilli(int64(toUint(reply[1])))
+	moved, next := toUint(reply[2]), time.UnixMilli(int64(toUint(reply[3])))
+	m.watchClock(now, sent)
+	if s.distrust.Swap(false) {
+		m.distrust()
+	}
+	if !elected {
+		return max(min(next.Sub(now), time.Second), time.Millisecond), nil
+	}
+	s.r.w.c.counts.due.Add(moved)
+	if message := toString(reply[4]); message != "" {
+		return maintainEvery, errors.Join(errors.New(message), m.rest(ctx))
+	}
+	if err := m.rest(ctx); err != nil {
+		return maintainEvery, err
+	}
+	switch {
+	case moved == maxDue:
+		return 0, nil
+	case toUint(reply[3]) == 0:
+		return maintainEvery, nil
+	}
+	return max(min(next.Sub(now), maintainEvery), time.Millisecond), nil
+}
+
+// distrust gives every worker a whole lease to be heard of.
+func (m *maintenance) distrust() { m.quiet = time.Now().Add(m.s.r.w.cfg.Lease) }
+
+// watchClock compares the server's clock with the one here.
+func (m *maintenance) watchClock(server, local time.Time) {
+	if !m.server.IsZero() {
+		if jump := server.Sub(m.server) - local.Sub(m.local); jump.Abs() > maxClockJump {
+			m.distrust()
+		}
+	}
+	m.server, m.local = server, local
+}
+
+// rest is what is done less often than moving due tasks.
+func (m *maintenance) rest(ctx context.Context) error {
+	now := time.Now()
+	if now.After(m.lanesAt) {
+		m.lanesAt = now.Add(lanesEvery)
+		if err := lanesScript.Run(ctx, m.s.r.w.c.conn, []string{m.s.p.lanes, m.s.p.lanesSeen}, laneAge.Milliseconds(), maxReap).Err(); err != nil {
+			return err
+		}
+	}
+	if now.After(m.reapAt) && now.After(m.quiet) {
+		m.reapAt = now.Add(m.s.r.w.cfg.Lease / 5)
+		return m.reap(ctx)
+	}
+	return nil
+}
+
+// reap gives the tasks of dead workers to others, and removes their consumers.
+func (m *maintenance) reap(ctx context.Context) error {
+	dead, err := m.dead(ctx)
+	if err != nil {
+		return err
+	}
+	for _, consumer := range dead {
+		for i := range m.s.p.streams {
+			if err := m.reapStream(ctx, consumer, i); err != nil {
+				return err
+			}
+		}
+		if err := leaveScript.Run(ctx, m.s.r.w.c.conn, m.s.p.leaveKeys(consumer), consumer, "", 1).Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dead lists the consumers without heartbeat.
+func (m *maintenance) dead(ctx context.Context) ([]string, error) {
+	c := m.s.r.w.c.conn
+	seen := make(map[string]bool)
+	var names []string
+	for _, key := range m.s.p.streams {
+		consumers, err := c.XInfoConsumers(ctx, key, group).Result()
+		if isReply(err) && !strings.HasPrefix(err.Error(), "LOADING") {
+			continue // no such stream or group, or a key of another type: nothing is pending there
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, consumer := range consumers {
+			if !seen[consumer.Name] {
+				seen[consumer.Name] = true
+				names = append(names, consumer.Name)
+			}
+		}
+	}
+	var dead []string
+	for _, name := range names {
+		alive, err := c.Exists(ctx, m.s.p.heartbeat(name)).Result()
+		if err != nil {
+			return nil, err
+		}
+		if alive == 0 {
+			dead = append(dead, name)
+		}
+	}
+	return dead, nil
+}
+
+// reapStream makes the tasks of a dead consumer ready again, as new entries, or
+// dead letters if they are poison.
+func (m *maintenance) reapStream(ctx context.Context, consumer string, stream int) error {
+	s, key := m.s, m.s.p.streams[stream]
+	for from := "-"; ; {
+		pending, err := s.r.w.c.conn.XPendingExt(ctx, &redis.XPendingExtArgs{
+			Stream: key, Group: group, Start: from, End: "+", Count: maxReap, Consumer: consumer,
+		}).Result()
+		if isReply(err) || len(pending) == 0 {
+			return nil // judged in dead
+		}
+		if err != nil {
+			return err
+		}
+		var batch []*verdict
+		for _, p := range pending {
+			v, err := m.reaped(entry{stream, p.ID})
+			if err != nil {
+				return err
+			}
+			if v != nil {
+				batch = append(batch, v)
+			}
+		}
+		if err := m.moveDead(ctx, consumer, batch); err != nil {
+			return err
+		}
+		if len(pending) < maxReap {
+			return nil
+		}
+		from = "(" + pending[len(pending)-1].ID
+	}
+}
+
+// reaped decides what becomes of an entry whose worker has died; nil to leave it.
+func (m *maintenance) reaped(at entry) (*verdict, error) {
+	s := m.s
+	raw, err := s.load(at)
+	if err != nil {
+		return nil, err
+	}
+	v := &verdict{task: &task{s: s, entry: at, raw: raw}}
+	if raw == nil {
+		v.kind = ackVerdict // the entry was deleted, nothing is left to run
+		return v, nil
+	}
+	e, err := decodeEnvelope(raw)
+	if err != nil {
+		v.undecodable(e, err)
+		return v, nil
+	}
+	v.id = e.id
+	if e.deliveries+1 < maxDeliveries {
+		v.kind, v.value = releaseVerdict, withAttempt(raw, e.attempt, e.deliveries+1)
+		return v, nil
+	}
+	err = fmt.Errorf("delivered %d times, and each time the worker died or lost its lease", maxDeliveries)
+	v.die(e, Poison, err)
+	if rec := s.r.record(e, result.Dead, err); rec != nil {
+		// Whoever waits for the result must hear of it before the task is gone.
+		if _, err := s.r.w.cfg.Results.Store(s.r.base, *rec); err != nil {
+			s.trouble("cannot store a result", err)
+			return nil, nil
+		}
+	}
+	s.r.w.log.Error("task is a dead letter", "queue", s.p.queue, "task", e.task, "id", e.id, "err", err)
+	return v, nil
+}
+
+// moveDead moves tasks unless their consumer has a heartbeat again.
+func (m *maintenance) moveDead(ctx context.Context, consumer string, batch []*verdict) error {
+	s := m.s
+	for len(batch) > 0 {
+		n, bytes := 0, 0
+		for n < len(batch) && (n == 0 || bytes+len(batch[n].value) <= maxMoveBytes) {
+			bytes += len(batch[n].value)
+			n++
+		}
+		moved, err := s.r.moveAll(ctx, s.p, consumer, true, batch[:n])
+		if err != nil {
+			return err
+		}
+		for i, v := range batch[:n] {
+			if message, bad := moved[i].(string); bad {
+				err = errors.Join(err, errors.New(message))
+			} else if moved[i] == int64(1) {
+				if v.kind == deadVerdict {
+					s.r.w.c.counts.dead.Inc()
+				}
+				s.r.w.c.counts.reaped.Inc()
+			}
+		}
+		if err != nil {
+			return err
+		}
+		batch = batch[n:]
+	}
+	return nil
+}

@@ -1,0 +1,230 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// A run is one call of [Worker.Run].
+type run struct {
+	w        *Worker
+	name     string // of this instance
+	handlers map[string]*handler
+	sources  []*source
+	slots    chan struct{} // a token for each handler that could start
+	tasks    chan *task    // never full: who sends holds a slot
+
+	base    context.Context // for calls that must go on while the run drains
+	stop    context.Context // ends when no more tasks shall be taken
+	stopAll context.CancelCauseFunc
+	work    context.Context // parent of the handlers' contexts
+	cancel  context.CancelCauseFunc
+	settled chan struct{} // closed when all verdicts are stored, or given up
+
+	executors sync.WaitGroup
+	fetchers  sync.WaitGroup
+	settlers  sync.WaitGroup
+	keepers   sync.WaitGroup // heartbeats and maintenance
+}
+
+// Run takes tasks and runs their handlers until ctx is done. Then it takes no
+// more, lets the running handlers finish for at most WorkerConfig.DrainTimeout,
+// ends the contexts of those that remain with [ErrDrainTimeout], and returns
+// once every handler has returned and all verdicts are stored. Tasks that were
+// not finished are given back and visible at once.
+//
+// While Redis is away, Run tries again until it is back. It returns nil after a
+// complete drain; else what is wrong with the worker or its handlers,
+// ErrDrainTimeout, or [ErrClosed] if the client was closed meanwhile.
+func (w *Worker) Run(ctx context.Context) error {
+	if w == nil {
+		return errors.New("broker: run: nil worker: pass one made by NewWorker")
+	}
+	if err := w.start(ctx); err != nil {
+		return fmt.Errorf("broker: run: %w", err)
+	}
+	defer w.stop()
+	r := &run{
+		w: w, name: instanceName(), handlers: w.handlers,
+		slots: make(chan struct{}, w.cfg.Concurrency), tasks: make(chan *task, w.cfg.Concurrency),
+		base: context.WithoutCancel(ctx), settled: make(chan struct{}),
+	}
+	r.stop, r.stopAll = context.WithCancelCause(ctx)
+	defer r.stopAll(nil)
+	r.work, r.cancel = context.WithCancelCause(r.base)
+	defer r.cancel(nil)
+	defer r.stopWithClient()()
+
+	if err := r.open(); err != nil {
+		return r.end(err)
+	}
+	if r.stop.Err() != nil {
+		return r.end(nil)
+	}
+	r.launch()
+	<-r.stop.Done()
+	return r.end(r.drain())
+}
+
+// stopWithClient ends the run when the client is closed: its fetching as soon as
+// that begins, its handlers when Close no longer waits.
+func (r *run) stopWithClient() (detach func()) {
+	done := make(chan struct{})
+	var watcher sync.WaitGroup
+	watcher.Go(func() {
+		select {
+		case <-r.w.c.closing:
+			r.stopAll(ErrClosed)
+		case <-done:
+			return
+		}
+		select {
+		case <-r.w.c.life.Done():
+			r.cancel(ErrClosed)
+		case <-done:
+		}
+	})
+	return func() {
+		close(done)
+		watcher.Wait()
+	}
+}
+
+// fail ends the run for an error that will not pass.
+func (r *run) fail(err error) {
+	r.stopAll(err)
+	r.cancel(err)
+}
+
+// end chooses what Run returns.
+func (r *run) end(err error) error {
+	if cause := context.Cause(r.stop); fatal(cause) {
+		err = cause
+	}
+	if err == nil || errors.Is(err, ErrDrainTimeout) {
+		return err
+	}
+	return fmt.Errorf("broker: run: %w", err)
+}
+
+// open finds the partitions of the queues, for as long as that takes.
+func (r *run) open() error {
+	for _, name := range r.w.queueNames() {
+		for pause := newPause(); ; {
+			q, err := r.w.c.queue(r.stop, name)
+			if err == nil {
+				for _, p := range q.partitions {
+					r.sources = append(r.sources, newSource(r, p))
+				}
+				break
+			}
+			if r.stop.Err() != nil {
+				return nil // stopped before it began
+			}
+			if outcomeOf(err, true) == final {
+				return fmt.Errorf("queue %q: %w", name, err)
+			}
+			r.w.log.Warn("queue not reachable", "queue", name, "err", err)
+			pause.wait(r.stop.Done())
+		}
+	}
+	return nil
+}
+
+func (r *run) launch() {
+	for range cap(r.slots) {
+		r.slots <- struct{}{}
+		r.executors.Go(r.execute)
+	}
+	// A new primary may have lost acknowledgements and heartbeats.
+	detach := r.w.c.conn.OnEpoch(func(uint64) {
+		for _, s := range r.sources {
+			s.suspect()
+		}
+	})
+	context.AfterFunc(r.stop, detach)
+	for _, s := range r.sources {
+		r.keepers.Go(s.keepLease)
+		r.keepers.Go(s.maintain)
+		r.settlers.Go(s.settle)
+		r.fetchers.Go(s.fetch)
+	}
+}
+
+// drain ends what launch has started, from the source to the end.
+func (r *run) drain() error {
+	fetched := make(chan struct{})
+	go func() {
+		r.fetchers.Wait()
+		close(fetched)
+	}()
+	r.unblock(fetched)
+	<-fetched
+	close(r.tasks)
+
+	timer := time.AfterFunc(max(r.w.cfg.DrainTimeout, 0), func() { r.cancel(ErrDrainTimeout) })
+	defer timer.Stop()
+	r.executors.Wait()
+
+	// Nobody adds verdicts any more.
+	for _, s := range r.sources {
+		close(s.verdicts)
+	}
+	giveUp := time.AfterFunc(settleTimeout, func() { close(r.settled) })
+	r.settlers.Wait()
+	if giveUp.Stop() {
+		close(r.settled)
+	}
+	r.keepers.Wait()
+	for _, s := range r.sources {
+		s.leave()
+	}
+	if errors.Is(context.Cause(r.work), ErrDrainTimeout) {
+		return ErrDrainTimeout
+	}
+	return nil
+}
+
+// unblock ends the blocking reads until all fetchers have ended. Where it is not
+// possible, they end by themselves after blockFor.
+func (r *run) unblock(fetched <-chan struct{}) {
+	ctx, cancel := context.WithTimeout(r.base, time.Second)
+	defer cancel()
+	for {
+		tried := false
+		for _, s := range r.sources {
+			tried = s.unblock(ctx) || tried
+		}
+		if !tried {
+			return
+		}
+		timer := time.NewTimer(20 * time.Millisecond)
+		select {
+		case <-fetched:
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+	}
+}
+
+// A pause grows with each wait in a row, from 20 ms to a second.
+type pause struct{ next time.Duration }
+
+func newPause() *pause { return &pause{20 * time.Millisecond} }
+
+func (p *pause) reset() { p.next = 20 * time.Millisecond }
+
+// wait waits, or until done is closed.
+func (p *pause) wait(done <-chan struct{}) {
+	timer := time.NewTimer(p.next)
+	defer timer.Stop()
+	p.next = min(2*p.next, time.Second)
+	select {
+	case <-timer.C:
+	case <-done:
+	}
+}

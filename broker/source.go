@@ -1,0 +1,301 @@
+package broker
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A source is a run's end of one partition: the consumer that it is there, the
+// tasks that it holds, and the goroutines that fetch, settle, and keep the lease.
+type source struct {
+	r        *run
+	p        *partition
+	verdicts chan *verdict // from executors and the fetcher to settle
+
+	mu    sync.Mutex
+	lease *lease // nil while there is none
+	joins int
+	known map[entry]bool // fetched by this run and not settled
+	// acked remembers what was settled lately: an acknowledgement that a
+	// failover lost makes a task pending again, not undone.
+	acked  map[entry]bool
+	forget []ackedEntry // acked, oldest first
+	look   []time.Time  // when to look for lost deliveries, soonest first
+	logged map[string]time.Time
+
+	distrust atomic.Bool // the primary has changed: see maintenance.quiet
+
+	joined chan struct{} // a token after each join
+	fenced chan struct{} // a token after each loss of the lease
+	blocking
+}
+
+// An entry is where a task is: the number of its stream, and its ID there.
+type entry struct {
+	stream int
+	id     string
+}
+
+type ackedEntry struct {
+	entry
+	at time.Time
+}
+
+// remembered is how long acked entries are remembered.
+const remembered = 10 * time.Second
+
+func newSource(r *run, p *partition) *source {
+	return &source{
+		r: r, p: p,
+		verdicts: make(chan *verdict, 512),
+		known:    make(map[entry]bool), acked: make(map[entry]bool), logged: make(map[string]time.Time),
+		joined: make(chan struct{}, 1), fenced: make(chan struct{}, 1),
+	}
+}
+
+// A task is a delivered entry, on its way to an executor.
+type task struct {
+	s     *source
+	lease *lease
+	entry
+	raw []byte // envelope
+}
+
+// add makes tasks of what was read under l, but not of what this run holds
+// already or has settled lately.
+func (s *source) add(l *lease, e entry, raw []byte) *task {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.known[e] = true
+	return &task{s: s, lease: l, entry: e, raw: raw}
+}
+
+// done forgets a task whose verdict is stored.
+func (s *source) done(e entry, acked bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.known, e)
+	now := time.Now()
+	if acked {
+		s.acked[e] = true
+		s.forget = append(s.forget, ackedEntry{e, now})
+	}
+	n := 0
+	for n < len(s.forget) && now.Sub(s.forget[n].at) > remembered {
+		delete(s.acked, s.forget[n].entry)
+		n++
+	}
+	s.forget = append(s.forget[:0], s.forget[n:]...)
+}
+
+func (s *source) status(e entry) (known, acked bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.known[e], s.acked[e]
+}
+
+// suspect lets the fetcher look for deliveries whose reply was lost: at once, and
+// again when a read that was cut off on this side has ended on the server's.
+func (s *source) suspect() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	s.look = []time.Time{now, now.Add(blockFor + 200*time.Millisecond)}
+}
+
+// A lease is a consumer with a heartbeat.
+type lease struct {
+	consumer string
+	ctx      context.Context // parent of its tasks' contexts; ends when the lease is lost
+	cancel   context.CancelCauseFunc
+	fence    *time.Timer // ends the lease by itself
+
+	mu      sync.Mutex
+	renewed time.Time // when the last heartbeat that arrived was sent
+}
+
+// safe reports whether tasks may be started: nobody else can have taken them yet.
+func (l *lease) safe(d time.Duration) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ctx.Err() == nil && time.Since(l.renewed) < d*4/5
+}
+
+// current returns the lease, nil if there is none.
+func (s *source) current() *lease {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lease
+}
+
+// keepLease joins the group, renews the lease every fifth of its time, and joins
+// again under another name when it is lost. It ends when all verdicts are stored.
+func (s *source) keepLease() {
+	for retry := newPause(); ; {
+		l := s.current()
+		if l == nil {
+			if s.r.stop.Err() == nil && s.join() {
+				retry.reset()
+				continue
+			}
+			retry.wait(s.r.settled)
+		} else {
+			s.rest(s.r.w.cfg.Lease / 5)
+			s.renew(l)
+		}
+		select {
+		case <-s.r.settled:
+			return
+		default:
+		}
+	}
+}
+
+// rest waits, or until the lease is lost or the run has ended.
+func (s *source) rest(d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-s.fenced:
+	case <-s.r.settled:
+	}
+}
+
+func (s *source) join() bool {
+	cfg := s.r.w.cfg
+	s.mu.Lock()
+	s.joins++
+	consumer := s.r.name + ":" + strconv.Itoa(s.joins)
+	s.mu.Unlock()
+	sent := time.Now()
+	bad, err := joinScript.Run(s.r.base, s.r.w.c.conn, s.p.consumerKeys(consumer), cfg.Lease.Milliseconds()).StringSlice()
+	if err != nil {
+		s.trouble("cannot join the queue", err)
+		return false
+	}
+	s.warnBad(bad)
+	l := &lease{consumer: consumer, renewed: sent}
+	l.ctx, l.cancel = context.WithCancelCause(s.r.work)
+	s.mu.Lock()
+	l.fence = time.AfterFunc(time.Until(sent.Add(cfg.Lease*4/5)), func() { s.lose(l, "no heartbeat arrived in time") })
+	s.lease = l
+	s.look = []time.Time{sent.Add(cfg.Lease / 3)}
+	s.mu.Unlock()
+	select {
+	case s.joined <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// ensureGroups creates the groups that are missing.
+func (s *source) ensureGroups(l *lease) {
+	bad, err := joinScript.Run(s.r.base, s.r.w.c.conn, s.p.consumerKeys(l.consumer), 0).StringSlice()
+	if err != nil {
+		s.trouble("cannot create the consumer group", err)
+		return
+	}
+	s.warnBad(bad)
+	s.r.w.log.Warn("consumer group was missing and is made anew: tasks that run may run again", "queue", s.p.queue, "partition", s.p.index)
+}
+
+func (s *source) warnBad(errs []string) {
+	for _, e := range errs {
+		s.r.w.log.Error("stream without consumer group", "queue", s.p.queue, "partition", s.p.index, "err", e)
+	}
+}
+
+// renew sends a heartbeat. If the key is gone, others may have taken the tasks.
+func (s *source) renew(l *lease) {
+	cfg := s.r.w.cfg
+	if s.current() != l {
+		return
+	}
+	ctx, cancel := context.WithTimeout(s.r.base, cfg.Lease/5)
+	defer cancel()
+	sent := time.Now()
+	there, err := s.r.w.c.conn.PExpire(ctx, s.p.heartbeat(l.consumer), cfg.Lease).Result()
+	switch {
+	case err != nil:
+		s.trouble("heartbeat failed", err)
+	case !there:
+		s.lose(l, "Redis does not hold it any more")
+	default:
+		l.mu.Lock()
+		l.renewed = sent
+		l.mu.Unlock()
+		l.fence.Reset(time.Until(sent.Add(cfg.Lease * 4 / 5)))
+	}
+}
+
+// lose ends a lease: the contexts of its tasks, and its fetching.
+func (s *source) lose(l *lease, reason string) {
+	s.mu.Lock()
+	if s.lease != l {
+		s.mu.Unlock()
+		return
+	}
+	s.lease = nil
+	s.mu.Unlock()
+	l.fence.Stop()
+	l.cancel(ErrLeaseLost)
+	s.r.w.c.counts.leasesLost.Inc()
+	s.r.w.log.Warn("lease lost", "queue", s.p.queue, "partition", s.p.index, "consumer", l.consumer, "reason", reason)
+	select {
+	case s.fenced <- struct{}{}:
+	default:
+	}
+}
+
+// leave removes the consumer, at the end. What it still has pending is taken by
+// the maintenance of others, at once since there is no heartbeat.
+func (s *source) leave() {
+	l := s.current()
+	if l == nil {
+		return
+	}
+	l.fence.Stop()
+	l.cancel(nil)
+	ctx, cancel := context.WithTimeout(s.r.base, settleTimeout)
+	defer cancel()
+	_, err := leaveScript.Run(ctx, s.r.w.c.conn, s.p.leaveKeys(l.consumer), l.consumer, s.r.name, 0).Int()
+	if err != nil && !fatal(err) {
+		s.r.w.log.Warn("left without goodbye: unfinished tasks wait for the lease to run out", "queue", s.p.queue, "partition", s.p.index, "err", err)
+	}
+}
+
+// trouble logs an error that will pass, and ends the run for one that will not.
+func (s *source) trouble(message string, err error) {
+	if fatal(err) {
+		s.r.fail(err)
+		return
+	}
+	if s.worthLogging(message + err.Error()) {
+		s.r.w.log.Warn(message, "queue", s.p.queue, "partition", s.p.index, "err", err)
+	}
+}
+
+// worthLogging is false for what was logged within the last ten seconds.
+func (s *source) worthLogging(text string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if last, ok := s.logged[text]; ok && now.Sub(last) < 10*time.Second {
+		return false
+	}
+	if len(s.logged) > 100 {
+		clear(s.logged)
+	}
+	s.logged[text] = now
+	return true
+}
+
+// lacksGroup reports whether err says that a group or its stream is not there.
+func lacksGroup(message string) bool {
+	return strings.Contains(message, "NOGROUP") || strings.Contains(message, "UNBLOCKED") || strings.Contains(message, "no longer exists")
+}
