@@ -1,0 +1,26 @@
+// Side-by-side benchmarks, in a module of their own so that the peers to compare
+// with stay out of the library's go.mod. From this directory:
+//
+//	go run ./overhead -quick
+module github.com/redisha/redisha/internal/bench
+
+go 1.26.0
+
+replace github.com/redisha/redisha => ../..
+
+require (
+	github.com/redis/go-redis/v9 v9.23.0
+	github.com/redisha/redisha v0.0.0-00010101000000-000000000000
+	github.com/stretchr/testify v1.12.1
+	pgregory.net/rapid v1.3.0
+)
+
+require (
+	github.com/cespare/xxhash/v2 v2.3.0 // indirect
+	github.com/klauspost/compress v1.20.3 // indirect
+	github.com/sony/gobreaker/v2 v2.4.0 // indirect
+	go.uber.org/atomic v1.12.0 // indirect
+	go.uber.org/goleak v1.3.0 // indirect
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
+	golang.org/x/sys v0.48.0 // indirect
+)
