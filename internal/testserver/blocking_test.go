@@ -2,7 +2,9 @@ package testserver_test
 
 import (
 	"context"
+	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -161,4 +163,51 @@ func TestWaitEndsWhenAReplicaComes(t *testing.T) {
 		require.EqualValues(t, 1, rdb.Wait(t.Context(), 1, 0).Val())
 		require.Equal(t, time.Minute, time.Since(start))
 	})
+}
+
+// Scripts run under miniredis' lock and reach what this package locks: an order
+// that two of them take differently would end here.
+func TestManyClientsDoNotLockEachOtherOut(t *testing.T) {
+	s := testserver.New(t)
+	addr, err := s.Listen()
+	require.NoError(t, err)
+	rdb := redis.NewClient(&redis.Options{Addr: addr, PoolSize: 64})
+	defer func() { _ = rdb.Close() }()
+	require.NoError(t, rdb.XGroupCreateMkStream(t.Context(), "s", "g", "0").Err())
+	ops := []func(context.Context) error{
+		func(ctx context.Context) error {
+			return rdb.Eval(ctx, `redis.call("XADD", "s", "*", "a", "b")
+				redis.call("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">")
+				return redis.call("XAUTOCLAIM", "s", "g", "d", 0, "0", "COUNT", 1)`, nil).Err()
+		},
+		func(ctx context.Context) error { return rdb.XInfoConsumers(ctx, "s", "g").Err() },
+		func(ctx context.Context) error {
+			err := rdb.Do(ctx, "BLPOP", "l", 0.005).Err() // BLPop takes whole seconds
+			if errors.Is(err, redis.Nil) {
+				return nil
+			}
+			return err
+		},
+		func(ctx context.Context) error { return rdb.Do(ctx, "CLIENT", "UNBLOCK", 3).Err() },
+		func(ctx context.Context) error { return rdb.Wait(ctx, 1, time.Millisecond).Err() },
+		func(context.Context) error { s.SetReplicas(0); s.SetTime(time.Time{}); return nil },
+		func(ctx context.Context) error { return rdb.Do(ctx, "ROLE").Err() },
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var running sync.WaitGroup
+	errs := make(chan error, len(ops))
+	for _, op := range ops {
+		running.Go(func() {
+			var err error
+			for range 100 {
+				err = errors.Join(err, op(ctx))
+			}
+			errs <- err
+		})
+	}
+	running.Wait()
+	for range ops {
+		require.NoError(t, <-errs)
+	}
 }

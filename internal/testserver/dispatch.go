@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/alicebob/miniredis/v2/server"
 )
@@ -72,6 +71,9 @@ func (s *Server) dispatch(c *server.Peer, cmd string, args ...string) bool {
 	if failure != "" {
 		c.WriteError(failure)
 		return true
+	}
+	if !cl.script {
+		s.tick()
 	}
 	handler, ok := handlers[cmd]
 	return ok && handler(s, c, cl, append([]string{cmd}, args...))
@@ -157,14 +159,4 @@ func (s *Server) cmdMulti(c *server.Peer, cl *client, args []string) bool {
 func (s *Server) cmdEndMulti(_ *server.Peer, cl *client, _ []string) bool {
 	cl.multi = false
 	return false
-}
-
-// clock returns the server's time.
-func (s *Server) clock() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.now.IsZero() {
-		return s.now
-	}
-	return time.Now()
 }

@@ -51,6 +51,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -75,15 +76,19 @@ type Server struct {
 	done    chan struct{}  // closed by Close
 	running sync.WaitGroup // accept loops and watchers of lost connections
 
+	coarse  atomic.Bool               // the clock moves with commands, see tick
+	stopped atomic.Pointer[time.Time] // where SetTime stopped the clock, or nil
+	clockMu sync.Mutex                // around a change of the clock; held before miniredis' lock
+	ticked  time.Time                 // what the coarse clock shows
+
 	mu        sync.Mutex
 	runID     string
 	closed    bool
-	stopped   bool
+	down      bool // between Stop and Restart
 	listeners []net.Listener
 	conns     map[*servedConn]struct{}
 	hook      server.Hook
 	err       string
-	now       time.Time // of SetTime
 	replicas  int
 
 	replicasChanged chan struct{} // closed and replaced by SetReplicas
@@ -167,7 +172,10 @@ func (s *Server) Dial(ctx context.Context, network, address string) (net.Conn, e
 var errRefused = errors.New("connection refused")
 
 // Listen also serves a free TCP port of 127.0.0.1 and returns its address,
-// which Addr returns from then on.
+// which Addr returns from then on. From then on the server's clock moves by the
+// millisecond and with commands alone, as the methods of Miniredis will notice:
+// each move costs miniredis a look at every key, which would make some thousand
+// keys slow.
 func (s *Server) Listen() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -179,6 +187,7 @@ func (s *Server) Listen() (string, error) {
 		_ = l.Close()
 		return "", errors.New("testserver: listen: the server is closed")
 	}
+	s.coarse.Store(true)
 	s.listeners = append(s.listeners, l)
 	s.running.Go(func() {
 		for {
@@ -209,7 +218,7 @@ func (s *Server) Addr() string {
 // that is down. Its data stays, and its clock goes on.
 func (s *Server) Stop() {
 	s.mu.Lock()
-	s.stopped = true
+	s.down = true
 	conns := s.conns
 	s.conns = make(map[*servedConn]struct{})
 	s.mu.Unlock()
@@ -226,7 +235,7 @@ func (s *Server) Restart() error {
 	if s.closed {
 		return errors.New("testserver: restart: the server is closed")
 	}
-	s.stopped = false
+	s.down = false
 	s.runID = newRunID()
 	return nil
 }
@@ -281,19 +290,11 @@ func (s *Server) SetReplicas(n int) {
 	s.replicasChanged = make(chan struct{})
 }
 
-// SetTime stops the server's clock at t; the zero time lets it go on.
-func (s *Server) SetTime(t time.Time) {
-	s.mu.Lock()
-	s.now = t
-	s.mu.Unlock()
-	s.Miniredis.SetTime(t)
-}
-
 // serve hands conn to miniredis, unless the server is stopped or closed.
 func (s *Server) serve(conn net.Conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || s.stopped {
+	if s.closed || s.down {
 		return false
 	}
 	c := &servedConn{Conn: conn, server: s, done: make(chan struct{})}

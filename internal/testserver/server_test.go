@@ -93,6 +93,15 @@ func TestListenServesTCP(t *testing.T) {
 	require.NoError(t, rdb.Set(t.Context(), "k", "v", 0).Err())
 	require.Equal(t, "v", s.Client(t).Get(t.Context(), "k").Val()) // the same data
 
+	require.NoError(t, rdb.PExpire(t.Context(), "k", 20*time.Millisecond).Err())
+	require.Eventually(t, func() bool { return rdb.Exists(t.Context(), "k").Val() == 0 },
+		5*time.Second, 5*time.Millisecond)
+	at := time.UnixMilli(time.Now().UnixMilli()).Add(time.Hour)
+	s.SetTime(at)
+	require.True(t, at.Equal(rdb.Time(t.Context()).Val()))
+	s.SetTime(time.Time{})
+	require.WithinDuration(t, time.Now(), rdb.Time(t.Context()).Val(), time.Minute)
+
 	s.Close()
 	_, err = net.Dial("tcp", addr)
 	require.Error(t, err)
