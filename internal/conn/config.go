@@ -75,6 +75,24 @@ func (c Config) breakerOn() bool {
 	return c.Endpoint.Breaker != "off" && !c.Breaker.Disabled
 }
 
+// logged returns the breaker's configuration with its changes logged.
+func (c Config) logged() breaker.Config {
+	cfg, next := c.Breaker, c.Breaker.OnStateChange
+	cfg.OnStateChange = func(change breaker.Change) {
+		level, msg := slog.LevelInfo, "circuit breaker "+change.To.String()
+		attrs := []slog.Attr{slog.String("role", change.Role), slog.String("addr", change.Node)}
+		if change.To == breaker.StateOpen {
+			level = slog.LevelWarn
+			attrs = append(attrs, slog.Bool("writes_only", change.WritesOnly), slog.Any("err", change.Cause))
+		}
+		c.Logger.LogAttrs(context.Background(), level, msg, attrs...)
+		if next != nil {
+			next(change)
+		}
+	}
+	return cfg
+}
+
 func (c Config) validate() error {
 	p := c.Pool
 	var errs []error

@@ -64,7 +64,7 @@ func New(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	if cfg.breakerOn() {
-		if c.breaker, err = breaker.New(cfg.Role, opt.Addr, cfg.Breaker); err != nil {
+		if c.breaker, err = breaker.New(cfg.Role, opt.Addr, cfg.logged()); err != nil {
 			return nil, err
 		}
 	}

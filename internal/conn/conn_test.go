@@ -335,7 +335,13 @@ func (c *cutAfter) Read(p []byte) (int, error) {
 }
 
 func TestTheBreakerRefusesOnceTheServerIsDown(t *testing.T) {
-	c, srv := inMemory(t, Config{Role: "locks", Breaker: breaker.Config{OpenFor: time.Hour}})
+	var log strings.Builder
+	changes := 0
+	c, srv := inMemory(t, Config{
+		Role:    "locks",
+		Breaker: breaker.Config{OpenFor: time.Hour, OnStateChange: func(breaker.Change) { changes++ }},
+		Logger:  slog.New(slog.NewTextHandler(&log, nil)),
+	})
 	require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
 	srv.Stop()
 	require.Eventually(t, func() bool {
@@ -343,6 +349,8 @@ func TestTheBreakerRefusesOnceTheServerIsDown(t *testing.T) {
 	}, 10*time.Second, time.Millisecond)
 	s := c.Stats()
 	require.Equal(t, "open", s.Breaker.State)
+	require.Equal(t, 1, changes, "the program's own function is called too")
+	require.Contains(t, log.String(), `level=WARN msg="circuit breaker open" role=locks addr=127.0.0.1:6379 writes_only=false err=`)
 	require.NotZero(t, s.Breaker.Rejected)
 	require.NotZero(t, s.DialErrors)
 	require.NotErrorIs(t, c.Check(t.Context()), breaker.ErrOpen, "a check asks the server itself")
