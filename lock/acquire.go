@@ -115,8 +115,8 @@ func (c *Client) Do(ctx context.Context, key string, fn func(context.Context, *L
 }
 
 // try makes one attempt under ctx at a lease whose parent is to be parent. With
-// ErrNotAcquired it returns how long the other's lease has left, if it is known
-// (more than 0).
+// ErrNotAcquired it returns how long the other's lease has left, negative if that
+// is unknown.
 func (c *Client) try(ctx, parent context.Context, r request) (*Lease, time.Duration, error) {
 	if err := ended(ctx); err != nil {
 		return nil, 0, err

@@ -85,8 +85,9 @@ func (r *renewer) run() (next time.Time) {
 	return earlier(r.held[0].due, time.Now().Add(clockCheck))
 }
 
-// takeDue returns the leases that are due, or will be so shortly, so that
-// leases acquired one after the other come to be renewed together.
+// takeDue returns the leases that are due, and if there are any also those that
+// will be shortly, so that leases acquired one after the other come to be renewed
+// together.
 func (r *renewer) takeDue() []*Lease {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -94,7 +95,7 @@ func (r *renewer) takeDue() []*Lease {
 	var due []*Lease
 	for len(r.held) > 0 {
 		l := r.held[0]
-		if l.due.After(now.Add(l.ttl / 20)) {
+		if ahead := l.due.Sub(now); ahead > l.ttl/20 || ahead > 0 && due == nil {
 			break
 		}
 		due = append(due, l)

@@ -22,6 +22,9 @@ var (
 // tokens grow by the server's clock alone.
 const fenceLife = 30 * 24 * time.Hour
 
+// noKey is PTTL's answer for a key that is not there.
+const noKey = -2
+
 // An attempt is what redislock obtains one lease through. Behind redislock's
 // script it sends, in the same round trip, the one that draws the fencing token.
 type attempt struct {
@@ -32,7 +35,7 @@ type attempt struct {
 
 	// The outcome.
 	token int64         // -1 if the lease is another's
-	left  time.Duration // of the other's lease; not positive if unknown
+	left  time.Duration // of the other's lease; negative if unknown
 	err   error
 }
 
@@ -67,10 +70,13 @@ func (a *attempt) read(fence *redis.Cmd) {
 		err = fmt.Errorf("fence.lua returned %d numbers, want 2", len(reply))
 	}
 	if err != nil {
-		a.token, a.err = 0, err
+		a.token, a.left, a.err = 0, -1, err
 		return
 	}
 	a.token, a.left, a.err = reply[0], time.Duration(reply[1])*time.Millisecond, nil
+	if reply[1] == noKey {
+		a.left = 0
+	}
 }
 
 func noScript(err error) bool { return redis.HasErrorPrefix(err, "NOSCRIPT") }

@@ -52,11 +52,11 @@ type waiter struct {
 }
 
 // wait returns nil when the waiter should try again, or why it should not. The
-// other's lease ends in left, if that is known.
+// other's lease ends in left; negative if that is unknown.
 func (w *waiter) wait(ctx context.Context, left time.Duration) error {
 	pause := w.pause/2 + rand.N(w.pause/2)
 	w.pause = min(2*w.pause, pollMax)
-	if left > 0 && left < pause {
+	if left >= 0 && left < pause {
 		pause = left + rand.N(pollMin) // not all at the same instant
 	}
 	timer := time.NewTimer(pause)
