@@ -29,7 +29,7 @@ func (s *Server) cmdBlocking(c *server.Peer, cl *client, args []string) bool {
 		return true
 	}
 	reply := s.runOn(c, c.Resp3, func(inner *server.Peer) {
-		s.block(cl, func() {
+		s.block(c, cl, func() {
 			inner.Close()
 			s.wake()
 		})
@@ -71,11 +71,15 @@ func beforeStreams(args []string) []string {
 	return args
 }
 
-// block notes that cl waits and how to end that.
-func (s *Server) block(cl *client, end func()) {
+// block notes that the connection of c waits and how to end that, and ends it at
+// once if the connection has been lost before.
+func (s *Server) block(c *server.Peer, cl *client, end func()) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	cl.waiting, cl.verdict = end, notUnblocked
+	s.mu.Unlock()
+	if c.Closed() {
+		end()
+	}
 }
 
 // unblock notes that cl waits no longer and returns what ended it.
@@ -91,12 +95,14 @@ func (s *Server) unblock(cl *client) unblockReply {
 func (s *Server) wake() { s.DB(-1).FlushDB() }
 
 // watchLost ends what the client of conn is blocked in, if anything. Miniredis
-// marks the connection's peer as closed only after the read that failed, and
-// may have commands left that it read before, so this goes on until it is done.
+// marks the connection's peer as closed shortly after the read that failed, and
+// says nothing of it, so this looks, ever more seldom, until the peer is done: a
+// hook may hold it for long, and a bubble's hours pass quickly.
 func (s *Server) watchLost(conn *servedConn) {
 	s.running.Go(func() {
-		tick := time.NewTicker(time.Millisecond)
-		defer tick.Stop()
+		pause := time.Millisecond
+		timer := time.NewTimer(pause)
+		defer timer.Stop()
 		for {
 			s.mu.Lock()
 			var ends []func()
@@ -112,7 +118,9 @@ func (s *Server) watchLost(conn *servedConn) {
 			select {
 			case <-conn.done:
 				return
-			case <-tick.C:
+			case <-timer.C:
+				pause *= 2
+				timer.Reset(pause)
 			}
 		}
 	})
@@ -138,7 +146,7 @@ func (s *Server) cmdWait(c *server.Peer, cl *client, args []string) bool {
 	}
 
 	ended := make(chan struct{}, 1)
-	s.block(cl, func() {
+	s.block(c, cl, func() {
 		select {
 		case ended <- struct{}{}:
 		default:

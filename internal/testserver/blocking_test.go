@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
@@ -98,6 +99,31 @@ func TestBlockedCommandEndsWithItsConnection(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A client that has gone may have sent more than the command it was blocked in.
+func TestCommandsOfALostConnectionDoNotBlock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := testserver.New(t)
+		held := make(chan struct{})
+		s.SetPreHook(func(_ *server.Peer, cmd string, _ ...string) bool {
+			if cmd == "PING" {
+				<-held // a server that hangs
+			}
+			return false
+		})
+		conn, err := s.Dial(t.Context(), "tcp", s.Addr())
+		require.NoError(t, err)
+		_, err = conn.Write([]byte("*1\r\n$4\r\nPING\r\n*3\r\n$5\r\nBLPOP\r\n$1\r\nl\r\n$1\r\n0\r\n"))
+		require.NoError(t, err)
+		synctest.Wait()
+		require.NoError(t, conn.Close())
+		time.Sleep(1000 * time.Hour) // and nobody is busy meanwhile
+		require.Equal(t, 1, s.CurrentConnectionCount())
+		close(held)
+		synctest.Wait()
+		require.Zero(t, s.CurrentConnectionCount())
+	})
 }
 
 func TestBlockedReadGetsWhatComes(t *testing.T) {
