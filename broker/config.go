@@ -29,7 +29,7 @@ type Config struct {
 
 	// Partitions is how many partitions a queue gets when it is first used; it
 	// keeps them. Defaults to 1, on Redis Cluster to four for each primary; at
-	// most 4096.
+	// most 256.
 	Partitions int
 
 	// Logger is where the client and its workers log. Defaults to the

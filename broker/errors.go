@@ -123,13 +123,22 @@ func outcomeOf(err error, own bool) outcome {
 			return refused
 		}
 	case errors.As(err, &reply):
-		word, _, _ := strings.Cut(reply.Error(), " ")
-		if passing[word] || strings.HasPrefix(reply.Error(), "ERR max number of clients") {
+		if passes(err) {
 			return refused
 		}
 		return final
 	}
 	return unknown
+}
+
+// passes reports whether an error reply is one that a server gives for a while.
+func passes(err error) bool {
+	var reply redis.Error
+	if !errors.As(err, &reply) {
+		return false
+	}
+	word, _, _ := strings.Cut(reply.Error(), " ")
+	return passing[word] || strings.HasPrefix(reply.Error(), "ERR max number of clients")
 }
 
 // explain adds to an error reply what experience knows of its cause.

@@ -185,7 +185,7 @@ func retention(e *envelope) time.Duration {
 
 // record is what the result backend shall know; nil for nothing.
 func (r *run) record(e *envelope, state result.State, err error) *result.Record {
-	if !r.keepsResult(e) {
+	if !r.keepsResult(e) || result.ValidateID(e.id) != nil {
 		return nil
 	}
 	rec := &result.Record{

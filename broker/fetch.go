@@ -132,24 +132,47 @@ func (s *source) start(l *lease, found []delivered) {
 		s.r.unreserve(len(found))
 		return
 	}
-	for _, f := range found {
-		s.r.tasks <- s.add(l, f.entry, f.raw)
+	for _, d := range found {
+		// A group that was made anew delivers what runs already.
+		switch s.standing(d) {
+		case unseen:
+			s.r.tasks <- s.add(l, d)
+		case ended:
+			s.ackAgain(l, d)
+			s.r.unreserve(1)
+		case held:
+			s.r.unreserve(1)
+		}
 	}
+}
+
+func (s *source) ackAgain(l *lease, d delivered) {
+	s.verdicts <- &verdict{task: s.add(l, d), kind: ackVerdict}
 }
 
 // startOrRelease hands over a task that was read without a slot. If none becomes
 // free within a second, the task is given back.
-func (s *source) startOrRelease(l *lease, f delivered) {
+func (s *source) startOrRelease(l *lease, d delivered) {
 	timer := time.NewTimer(time.Second)
 	defer timer.Stop()
 	select {
 	case <-s.r.slots:
-		s.start(l, []delivered{f})
+		s.start(l, []delivered{d})
 		return
 	case <-timer.C:
 	case <-s.r.stop.Done():
 	}
-	s.verdicts <- release(s.add(l, f.entry, f.raw), 0)
+	s.giveBack(l, d)
+}
+
+// giveBack passes on, without a start, what is not known here.
+func (s *source) giveBack(l *lease, d delivered) {
+	switch s.standing(d) {
+	case unseen:
+		s.verdicts <- release(s.add(l, d), 0)
+	case ended:
+		s.ackAgain(l, d)
+	}
 }
 
 // blocking is the connection of the blocking reads.
@@ -236,34 +259,22 @@ func (s *source) lookForLost(l *lease) error {
 	if !s.mustLook() {
 		return nil
 	}
-	began := time.Now()
 	lost, err := s.lost(l)
 	if err != nil {
 		return err
 	}
-	if time.Since(began) > remembered/2 {
-		return nil // too old an answer: what was acknowledged since may be forgotten
-	}
-	for _, e := range lost {
-		if _, acked := s.status(e); acked {
-			s.verdicts <- &verdict{task: s.add(l, e, nil), kind: ackVerdict}
-			continue
-		}
-		raw, err := s.load(e)
-		if err != nil {
-			return err
-		}
-		if raw == nil { // deleted by someone
-			s.verdicts <- &verdict{task: s.add(l, e, nil), kind: ackVerdict}
+	for _, d := range lost {
+		if d.raw == nil {
+			s.ackAgain(l, d)
 			continue
 		}
 		select {
 		case <-s.r.slots:
 		case <-s.r.stop.Done():
-			return nil
+			return nil // releaseLost follows
 		}
 		s.r.w.c.counts.recovered.Inc()
-		s.start(l, []delivered{{e, raw}})
+		s.start(l, []delivered{d})
 	}
 	return nil
 }
@@ -283,24 +294,32 @@ func (s *source) mustLook() bool {
 	return true
 }
 
-// lost lists what is pending with the consumer and not in work here.
-func (s *source) lost(l *lease) (entries []entry, err error) {
+// lost reads what is pending with the consumer and not in work here. The envelope
+// is nil where the entry was deleted and is pending all the same.
+func (s *source) lost(l *lease) (found []delivered, err error) {
 	for i, key := range s.p.streams {
 		for from := "-"; ; {
 			pending, err := s.r.w.c.conn.XPendingExt(s.r.base, &redis.XPendingExtArgs{
 				Stream: key, Group: group, Start: from, End: "+", Count: 1000, Consumer: l.consumer,
 			}).Result()
-			if isReply(err) && !lacksGroup(err.Error()) {
+			if isReply(err) && !passes(err) && !lacksGroup(err.Error()) {
 				break // nothing of ours can be in a key of another type
 			}
 			if err != nil {
 				return nil, err
 			}
 			for _, p := range pending {
-				e := entry{i, p.ID}
-				if known, _ := s.status(e); !known {
-					entries = append(entries, e)
+				d := delivered{entry: entry{i, p.ID}}
+				if s.holds(d.entry) {
+					continue
 				}
+				if d.raw, err = s.load(d.entry); err != nil {
+					return nil, err
+				}
+				if d.raw == nil && s.wasAcked(d.entry) {
+					continue // between the two reads
+				}
+				found = append(found, d)
 			}
 			if len(pending) < 1000 {
 				break
@@ -308,7 +327,7 @@ func (s *source) lost(l *lease) (entries []entry, err error) {
 			from = "(" + pending[len(pending)-1].ID
 		}
 	}
-	return entries, nil
+	return found, nil
 }
 
 // load reads the envelope of an entry; nil if the entry is no longer there.
@@ -318,7 +337,7 @@ func (s *source) load(e entry) ([]byte, error) {
 		return nil, err
 	}
 	value, _ := messages[0].Values[field].(string)
-	return []byte(value), nil
+	return append([]byte{}, value...), nil
 }
 
 // releaseLost gives back, at the end of fetching, what was delivered and is not
@@ -332,17 +351,11 @@ func (s *source) releaseLost() {
 	if err != nil {
 		return
 	}
-	for _, e := range lost {
-		_, acked := s.status(e)
-		raw, err := s.load(e)
-		if err != nil {
-			return
-		}
-		t := s.add(l, e, raw)
-		if acked || raw == nil {
-			s.verdicts <- &verdict{task: t, kind: ackVerdict}
+	for _, d := range lost {
+		if d.raw == nil {
+			s.ackAgain(l, d)
 		} else {
-			s.verdicts <- release(t, 0)
+			s.giveBack(l, d)
 		}
 	}
 }

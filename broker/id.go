@@ -18,11 +18,10 @@ import (
 //
 // IDs that are not generated carry no partition; their hash chooses it.
 const (
-	idLength        = 26
-	idPrefix        = 't'
-	idPartitionBits = 12
-	maxPartitions   = 1 << idPartitionBits
-	idAlphabet      = "0123456789abcdefghjkmnpqrstvwxyz" // Crockford's, https://www.crockford.com/base32.html
+	idLength       = 26
+	idPrefix       = 't'
+	idMaxPartition = 1<<12 - 1
+	idAlphabet     = "0123456789abcdefghjkmnpqrstvwxyz" // Crockford's, https://www.crockford.com/base32.html
 )
 
 func generateID(now time.Time, partition int) string {
@@ -58,7 +57,7 @@ func generatedPartition(id string) (partition int, ok bool) {
 		high = high<<5 | low>>59
 		low = low<<5 | uint64(digit)
 	}
-	return int(high >> 5 & (maxPartitions - 1)), true
+	return int(high >> 5 & idMaxPartition), true
 }
 
 // DerivedID returns the ID of the index-th task that another task or group has

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -150,7 +149,7 @@ func (m *maintenance) dead(ctx context.Context) ([]string, error) {
 	var names []string
 	for _, key := range m.s.p.streams {
 		consumers, err := c.XInfoConsumers(ctx, key, group).Result()
-		if isReply(err) && !strings.HasPrefix(err.Error(), "LOADING") {
+		if isReply(err) && !passes(err) {
 			continue // no such stream or group, or a key of another type: nothing is pending there
 		}
 		if err != nil {
@@ -184,8 +183,8 @@ func (m *maintenance) reapStream(ctx context.Context, consumer string, stream in
 		pending, err := s.r.w.c.conn.XPendingExt(ctx, &redis.XPendingExtArgs{
 			Stream: key, Group: group, Start: from, End: "+", Count: maxReap, Consumer: consumer,
 		}).Result()
-		if isReply(err) || len(pending) == 0 {
-			return nil // judged in dead
+		if isReply(err) && !passes(err) {
+			return nil // as in dead
 		}
 		if err != nil {
 			return err
@@ -223,25 +222,23 @@ func (m *maintenance) reaped(at entry) (*verdict, error) {
 		return v, nil
 	}
 	e, err := decodeEnvelope(raw)
-	if err != nil {
+	switch {
+	case err != nil:
 		v.undecodable(e, err)
-		return v, nil
-	}
-	v.id = e.id
-	if e.deliveries+1 < maxDeliveries {
+	case e.deliveries+1 < maxDeliveries:
+		v.id = e.id
 		v.kind, v.value = releaseVerdict, withAttempt(raw, e.attempt, e.deliveries+1)
-		return v, nil
+	default:
+		err = fmt.Errorf("delivered %d times, and each time the worker died or lost its lease", maxDeliveries)
+		v.id = e.id
+		v.die(e, Poison, err)
+		v.record = s.r.record(e, result.Dead, err)
+		s.r.w.log.Error("task is a dead letter", "queue", s.p.queue, "task", e.task, "id", e.id, "err", err)
 	}
-	err = fmt.Errorf("delivered %d times, and each time the worker died or lost its lease", maxDeliveries)
-	v.die(e, Poison, err)
-	if rec := s.r.record(e, result.Dead, err); rec != nil {
-		// Whoever waits for the result must hear of it before the task is gone.
-		if _, err := s.r.w.cfg.Results.Store(s.r.base, *rec); err != nil {
-			s.trouble("cannot store a result", err)
-			return nil, nil
-		}
+	// Whoever waits for the result must hear of it before the task is gone.
+	if ready, _ := s.storeResults([]*verdict{v}); len(ready) == 0 {
+		return nil, nil
 	}
-	s.r.w.log.Error("task is a dead letter", "queue", s.p.queue, "task", e.task, "id", e.id, "err", err)
 	return v, nil
 }
 

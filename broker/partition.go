@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -15,6 +16,9 @@ const (
 	releasedStream = 0 // T:s:r
 	streams        = 1 + priorities
 )
+
+// maxPartitions leaves room in IDs, and bounds the search for tags.
+const maxPartitions = 256
 
 // group is the consumer group of every stream, and field the one that an entry has.
 const (
@@ -104,15 +108,20 @@ func encodeMetadata(m metadata) string {
 	return string(b)
 }
 
+var errMetadata = errors.New("not the metadata of a queue")
+
 func decodeMetadata(s string) (metadata, error) {
 	var m metadata
+	bad := func(format string, args ...any) (metadata, error) {
+		return metadata{}, fmt.Errorf("%w: "+format, append([]any{errMetadata}, args...)...)
+	}
 	switch err := json.Unmarshal([]byte(s), &m); {
 	case err != nil:
-		return m, fmt.Errorf("it holds %.60q, want JSON: does something else write this key?", s)
+		return bad("it holds %.60q, want JSON: does something else write this key?", s)
 	case m.Version != 1:
-		return m, fmt.Errorf("its version is %d, want 1: was it written by a later version of this library?", m.Version)
+		return bad("its version is %d, want 1: was it written by a later version of this library?", m.Version)
 	case m.Partitions < 1 || m.Partitions > maxPartitions:
-		return m, fmt.Errorf("it says %d partitions, want 1 to %d", m.Partitions, maxPartitions)
+		return bad("it says %d partitions, want 1 to %d", m.Partitions, maxPartitions)
 	}
 	return m, nil
 }

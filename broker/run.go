@@ -124,12 +124,16 @@ func (r *run) open() error {
 			if r.stop.Err() != nil {
 				return nil // stopped before it began
 			}
-			if outcomeOf(err, true) == final {
+			if outcomeOf(err, true) == final || errors.Is(err, errMetadata) {
 				return fmt.Errorf("queue %q: %w", name, err)
 			}
 			r.w.log.Warn("queue not reachable", "queue", name, "err", err)
 			pause.wait(r.stop.Done())
 		}
+	}
+	// Each source blocks one connection while it waits.
+	if have, want := r.w.c.conn.Stats().Pool.MaxTotal, len(r.sources)+2; have > 0 && have < want {
+		return fmt.Errorf("the pool has %d connections, want at least %d to serve %d partitions: raise pool_size or Pool.MaxTotal", have, want, len(r.sources))
 	}
 	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/redisha/redisha/broker/result"
 )
 
@@ -230,8 +232,8 @@ func (s *source) storeResults(batch []*verdict) (ready, failed []*verdict) {
 		case err == nil:
 			v.record = nil
 			ready = append(ready, v)
-		case !v.record.State.Final():
-			ready = append(ready, v) // nobody waits for it
+		case !v.record.State.Final() || hopeless(err):
+			ready = append(ready, v) // work goes before knowing of it
 		default:
 			failed = append(failed, v)
 		}
@@ -243,6 +245,13 @@ func (s *source) storeResults(batch []*verdict) (ready, failed []*verdict) {
 		}
 	}
 	return ready, failed
+}
+
+// hopeless reports whether a result can never be stored: without permission, in a
+// key of another type, or in a role without endpoint. A closed client is
+// none of these: the task will run again and have its result.
+func hopeless(err error) bool {
+	return outcomeOf(err, true) == final && !redis.IsOOMError(err) && !errors.Is(err, ErrClosed)
 }
 
 // ack ends tasks that are done.

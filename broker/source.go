@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"hash/maphash"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,14 +20,17 @@ type source struct {
 	mu    sync.Mutex
 	lease *lease // nil while there is none
 	joins int
-	known map[entry]bool // fetched by this run and not settled
-	// acked remembers what was settled lately: an acknowledgement that a
-	// failover lost makes a task pending again, not undone.
-	acked  map[entry]bool
+	// known are the entries that this run fetched and has not settled; acked
+	// those that it settled lately: an acknowledgement that a failover lost
+	// makes a task pending again, not undone. Both with a sum of the envelope,
+	// since after a failover another task may come under the same entry ID.
+	known  map[entry]uint64
+	acked  map[entry]uint64
 	forget []ackedEntry // acked, oldest first
 	look   []time.Time  // when to look for lost deliveries, soonest first
 	logged map[string]time.Time
 
+	seed     maphash.Seed
 	distrust atomic.Bool // the primary has changed: see maintenance.quiet
 
 	joined chan struct{} // a token after each join
@@ -52,7 +56,7 @@ func newSource(r *run, p *partition) *source {
 	return &source{
 		r: r, p: p,
 		verdicts: make(chan *verdict, 512),
-		known:    make(map[entry]bool), acked: make(map[entry]bool), logged: make(map[string]time.Time),
+		known:    make(map[entry]uint64), acked: make(map[entry]uint64), seed: maphash.MakeSeed(), logged: make(map[string]time.Time),
 		joined: make(chan struct{}, 1), fenced: make(chan struct{}, 1),
 	}
 }
@@ -65,25 +69,25 @@ type task struct {
 	raw []byte // envelope
 }
 
-// add makes tasks of what was read under l, but not of what this run holds
-// already or has settled lately.
-func (s *source) add(l *lease, e entry, raw []byte) *task {
+// add makes a task of what was read under l.
+func (s *source) add(l *lease, d delivered) *task {
+	t := &task{s: s, lease: l, entry: d.entry, raw: d.raw}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.known[e] = true
-	return &task{s: s, lease: l, entry: e, raw: raw}
+	s.known[d.entry] = maphash.Bytes(s.seed, d.raw)
+	return t
 }
 
 // done forgets a task whose verdict is stored.
 func (s *source) done(e entry, acked bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.known, e)
 	now := time.Now()
 	if acked {
-		s.acked[e] = true
+		s.acked[e] = s.known[e]
 		s.forget = append(s.forget, ackedEntry{e, now})
 	}
+	delete(s.known, e)
 	n := 0
 	for n < len(s.forget) && now.Sub(s.forget[n].at) > remembered {
 		delete(s.acked, s.forget[n].entry)
@@ -92,10 +96,40 @@ func (s *source) done(e entry, acked bool) {
 	s.forget = append(s.forget[:0], s.forget[n:]...)
 }
 
-func (s *source) status(e entry) (known, acked bool) {
+// A standing is what a source knows of an entry.
+type standing uint8
+
+const (
+	unseen standing = iota // it must be run
+	held                   // it is run or its verdict is under way
+	ended                  // it was acknowledged lately
+)
+
+func (s *source) standing(d delivered) standing {
+	sum := maphash.Bytes(s.seed, d.raw)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.known[e], s.acked[e]
+	if known, ok := s.known[d.entry]; ok && known == sum {
+		return held
+	}
+	if acked, ok := s.acked[d.entry]; ok && acked == sum {
+		return ended
+	}
+	return unseen
+}
+
+func (s *source) holds(e entry) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.known[e]
+	return ok
+}
+
+func (s *source) wasAcked(e entry) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.acked[e]
+	return ok
 }
 
 // suspect lets the fetcher look for deliveries whose reply was lost: at once, and
