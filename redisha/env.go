@@ -1,0 +1,250 @@
+package redisha
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/redisha/redisha/internal/endpoint"
+)
+
+// FromEnv returns the configuration that the environment describes. Variables
+// that are empty count as unset; each may be replaced by one with the suffix
+// _FILE that names a file which holds the value.
+//
+//	role     variable             else, in this order
+//	cache    REDISHA_CACHE_URL    CACHE_DEFAULT, REDIS_URL
+//	broker   REDISHA_BROKER_URL   CELERY_BROKER_URL, REDIS_URL
+//	results  REDISHA_RESULTS_URL  CELERY_RESULT_BACKEND, REDIS_URL
+//	locks    REDISHA_LOCKS_URL    CELERY_ONCE_REDIS_URL, then the broker's
+//
+// A named cache comes from REDISHA_CACHE_<NAME>_URL, else CACHE_<NAME>. Where a
+// URL leads to Sentinels, REDISHA_<ROLE>_SENTINEL_MASTER, _USERNAME and
+// _PASSWORD (or REDIS_<ROLE>_SENTINEL_…, REDIS_RESULT_BACKEND_SENTINEL_…) give
+// what it does not say.
+//
+// A program that names the roles it needs gets these alone, and an error if one
+// of them cannot be resolved. Without names, all that can be resolved are
+// configured, with every named cache that has a REDISHA_CACHE_<NAME>_URL and
+// with CACHE_AXES and CACHE_PORTALOCKER; the others stay closed, and their calls
+// return [ErrNotConfigured] with what to do. A closed role is no error where
+// nothing is set, where another system's variable holds that system's URL
+// (amqp://, rpc://, …), and for locks that would inherit Sentinels.
+//
+// All problems come back in one error, a line each.
+func FromEnv(need ...Role) (Config, error) {
+	if len(need) == 0 {
+		need = []Role{Cache, Broker, Results, Locks}
+		return fromEnv(os.LookupEnv, append(need, namedCaches(os.Environ())...), true)
+	}
+	return fromEnv(os.LookupEnv, need, false)
+}
+
+// FromLookup is [FromEnv] with variables that lookup finds, such as a map's in a
+// test. Without names it does not discover named caches: name those.
+func FromLookup(lookup func(variable string) (value string, ok bool), need ...Role) (Config, error) {
+	if lookup == nil {
+		return Config{}, errors.New("redisha: FromLookup: nil function: pass os.LookupEnv or one of your own")
+	}
+	if len(need) == 0 {
+		return fromEnv(lookup, []Role{Cache, Broker, Results, Locks}, true)
+	}
+	return fromEnv(lookup, need, false)
+}
+
+// namedCaches finds the named caches of an environment.
+func namedCaches(environ []string) []Role {
+	names := map[string]bool{}
+	for _, assignment := range environ {
+		variable, value, _ := strings.Cut(assignment, "=")
+		variable = strings.TrimSuffix(variable, fileSuffix)
+		if value == "" {
+			continue
+		}
+		switch variable {
+		case "CACHE_AXES", "CACHE_PORTALOCKER":
+			names[strings.ToLower(strings.TrimPrefix(variable, "CACHE_"))] = true
+			continue
+		}
+		name, ok := strings.CutPrefix(variable, "REDISHA_CACHE_")
+		if !ok {
+			continue
+		}
+		if name, ok = strings.CutSuffix(name, "_URL"); ok {
+			names[strings.ToLower(name)] = true
+		}
+	}
+	var roles []Role
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		roles = append(roles, NamedCache(name))
+	}
+	return roles
+}
+
+const fileSuffix = "_FILE"
+
+// fromEnv resolves the roles. Where they are optional, one that nothing
+// configures stays closed.
+func fromEnv(lookup func(string) (string, bool), roles []Role, optional bool) (Config, error) {
+	cfg := Config{closed: map[Role]error{}}
+	if !optional {
+		for _, r := range []Role{Cache, Broker, Results, Locks} {
+			cfg.closed[r] = r.errNotNamed()
+		}
+	}
+	var problems lines
+	for _, r := range roles {
+		if err := r.validate(); err != nil {
+			problems.add(err)
+			continue
+		}
+		ep, reason, err := resolver{lookup}.resolve(r)
+		switch {
+		case err != nil:
+			problems.add(err)
+		case reason != nil && optional:
+			cfg.closed[r] = reason
+		case reason != nil:
+			problems.add(reason)
+		default:
+			delete(cfg.closed, r)
+			cfg.set(r, ep)
+		}
+	}
+	if err := problems.err(); err != nil {
+		return Config{}, err
+	}
+	return cfg, nil
+}
+
+// lines collects problems, each once: several roles may share a variable.
+type lines struct {
+	seen map[string]bool
+	errs []error
+}
+
+func (l *lines) add(err error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range joined.Unwrap() {
+			l.add(err)
+		}
+		return
+	}
+	if !l.seen[err.Error()] {
+		if l.seen == nil {
+			l.seen = map[string]bool{}
+		}
+		l.seen[err.Error()] = true
+		l.errs = append(l.errs, fmt.Errorf("redisha: %w", err))
+	}
+}
+
+func (l *lines) err() error { return errors.Join(l.errs...) }
+
+type resolver struct {
+	lookup func(string) (string, bool)
+}
+
+// resolve returns the endpoint of r, or the reason why it has none, or the
+// problems of what is set.
+func (v resolver) resolve(r Role) (ep Endpoint, reason, err error) {
+	for _, src := range r.sources() {
+		value, variable, err := v.value(src.variable)
+		switch {
+		case err != nil:
+			return Endpoint{}, nil, err
+		case value == "":
+			continue
+		}
+		if scheme, ok := endpoint.ForeignScheme(value); ok && src.fallback {
+			return Endpoint{}, r.errForeign(variable, scheme), nil
+		}
+		parsed, err := r.parse(value)
+		if err == nil {
+			parsed, err = v.complete(parsed, src)
+		}
+		if err != nil {
+			return Endpoint{}, nil, inVariable(variable, value, err)
+		}
+		if err := r.refuses(parsed); err != nil {
+			if src.fallback || src.owner != r {
+				return Endpoint{}, fmt.Errorf("%w: %s: %s: %w", ErrNotConfigured, r, variable, err), nil
+			}
+			return Endpoint{}, nil, inVariable(variable, value, err)
+		}
+		found := origin{variable, URL(value), parsed}
+		return Endpoint{URL: found.url, from: func() origin { return found }}, nil, nil
+	}
+	return Endpoint{}, r.errNotSet(), nil
+}
+
+// value returns what a variable holds, or the file that its _FILE twin names,
+// and which of the two it was.
+func (v resolver) value(variable string) (value, from string, err error) {
+	value, _ = v.lookup(variable)
+	path, _ := v.lookup(variable + fileSuffix)
+	switch {
+	case path == "":
+		return strings.TrimSpace(value), variable, nil
+	case value != "":
+		return "", "", fmt.Errorf("%s and %s%s are both set: leave one out", variable, variable, fileSuffix)
+	}
+	variable += fileSuffix
+	content, err := os.ReadFile(path)
+	if err != nil {
+		var pathErr *fs.PathError
+		if errors.As(err, &pathErr) {
+			err = pathErr.Err
+		}
+		return "", "", fmt.Errorf("%s is %q, which cannot be read: %w: name a file that holds the value", variable, path, err)
+	}
+	if value = strings.TrimSpace(string(content)); value == "" {
+		return "", "", fmt.Errorf("%s is %q, which is empty: write the value into that file", variable, path)
+	}
+	return value, variable, nil
+}
+
+// complete adds to endpoints behind Sentinels what their URL leaves to other
+// variables.
+func (v resolver) complete(eps []endpoint.Endpoint, src source) ([]endpoint.Endpoint, error) {
+	ep := &eps[0]
+	if ep.Topology == endpoint.Sentinel {
+		for suffix, field := range map[string]*string{
+			"MASTER":   &ep.MasterName,
+			"USERNAME": &ep.SentinelUsername,
+			"PASSWORD": &ep.SentinelPassword,
+		} {
+			for _, prefix := range src.owner.sentinelPrefixes() {
+				value, variable, err := v.value(prefix + suffix)
+				switch {
+				case err != nil:
+					return nil, err
+				case value == "":
+					continue
+				case *field != "" && *field != value:
+					return nil, fmt.Errorf("it says another %s than %s: leave one of them out", strings.ToLower(suffix), variable)
+				}
+				*field = value
+			}
+		}
+	}
+	return eps, ep.Validate()
+}
+
+// inVariable says in which variable the problems are, and what it held.
+func inVariable(variable, value string, err error) error {
+	problems := []error{err}
+	var several *endpoint.Error
+	if errors.As(err, &several) {
+		problems = several.Problems
+	}
+	var lines []error
+	for _, problem := range problems {
+		lines = append(lines, fmt.Errorf("%s=%s: %w", variable, endpoint.Redact(value), problem))
+	}
+	return errors.Join(lines...)
+}
