@@ -61,13 +61,13 @@ func (c Config) withDefaults() Config {
 func (c Config) validate() error {
 	switch {
 	case strings.ContainsFunc(c.Namespace, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '{' || r == '}' }):
-		return fmt.Errorf("Namespace is %q, want no spaces, control characters or braces", c.Namespace)
+		return fmt.Errorf("Config.Namespace is %q, want no spaces, control characters or braces", c.Namespace)
 	case c.TTL < time.Millisecond:
-		return fmt.Errorf("TTL is %s, want at least 1ms, or 0 for 24h", c.TTL)
+		return fmt.Errorf("Config.TTL is %s, want at least 1ms, or 0 for 24h", c.TTL)
 	case c.MaxValueBytes < 0 || c.MaxValueBytes > maxMaxValueBytes:
-		return fmt.Errorf("MaxValueBytes is %d, want 1 to %d, or 0 for 1 MiB", c.MaxValueBytes, maxMaxValueBytes)
+		return fmt.Errorf("Config.MaxValueBytes is %d, want 1 to %d, or 0 for 1 MiB", c.MaxValueBytes, maxMaxValueBytes)
 	case c.CloseTimeout < 0:
-		return fmt.Errorf("CloseTimeout is %s, want more than 0, or 0 for 5s", c.CloseTimeout)
+		return fmt.Errorf("Config.CloseTimeout is %s, want more than 0, or 0 for 5s", c.CloseTimeout)
 	}
 	return nil
 }
@@ -99,7 +99,7 @@ func New(rdb redis.UniversalClient, cfg Config) (*Client, error) {
 	}
 	codec, err := compress.New(cfg.Compress)
 	if err != nil {
-		return nil, fmt.Errorf("result: Compress: %w", err)
+		return nil, fmt.Errorf("result: Config.Compress: %w", err)
 	}
 	r := &Client{conn: c, cfg: cfg, log: cmp.Or(cfg.Logger, c.Logger()), compress: codec, done: make(chan struct{})}
 	r.hub = newHub(c, r.log, &r.counts)

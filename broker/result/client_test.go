@@ -26,14 +26,14 @@ func TestAConfigOutOfRangeIsRefused(t *testing.T) {
 		reason string
 	}{
 		{nil, Config{}, "result: nil client: pass a go-redis client or one that redisha.Open made"},
-		{rdb, Config{Namespace: "my app"}, `result: Namespace is "my app", want no spaces, control characters or braces`},
-		{rdb, Config{Namespace: "{app}"}, `result: Namespace is "{app}", want no spaces, control characters or braces`},
-		{rdb, Config{TTL: -1}, "result: TTL is -1ns, want at least 1ms, or 0 for 24h"},
-		{rdb, Config{TTL: time.Microsecond}, "result: TTL is 1µs, want at least 1ms, or 0 for 24h"},
-		{rdb, Config{MaxValueBytes: -1}, "result: MaxValueBytes is -1, want 1 to 268435456, or 0 for 1 MiB"},
-		{rdb, Config{MaxValueBytes: 1 << 29}, "result: MaxValueBytes is 536870912, want 1 to 268435456, or 0 for 1 MiB"},
-		{rdb, Config{CloseTimeout: -time.Second}, "result: CloseTimeout is -1s, want more than 0, or 0 for 5s"},
-		{rdb, Config{Compress: compress.Config{MaxSize: -1}}, "result: Compress: compress: MaxSize is -1, want 1 to 2147483647 bytes, or 0 for the default of 67108864"},
+		{rdb, Config{Namespace: "my app"}, `result: Config.Namespace is "my app", want no spaces, control characters or braces`},
+		{rdb, Config{Namespace: "{app}"}, `result: Config.Namespace is "{app}", want no spaces, control characters or braces`},
+		{rdb, Config{TTL: -1}, "result: Config.TTL is -1ns, want at least 1ms, or 0 for 24h"},
+		{rdb, Config{TTL: time.Microsecond}, "result: Config.TTL is 1µs, want at least 1ms, or 0 for 24h"},
+		{rdb, Config{MaxValueBytes: -1}, "result: Config.MaxValueBytes is -1, want 1 to 268435456, or 0 for 1 MiB"},
+		{rdb, Config{MaxValueBytes: 1 << 29}, "result: Config.MaxValueBytes is 536870912, want 1 to 268435456, or 0 for 1 MiB"},
+		{rdb, Config{CloseTimeout: -time.Second}, "result: Config.CloseTimeout is -1s, want more than 0, or 0 for 5s"},
+		{rdb, Config{Compress: compress.Config{MaxSize: -1}}, "result: Config.Compress: compress: MaxSize is -1, want 1 to 2147483647 bytes, or 0 for the default of 67108864"},
 	} {
 		_, err := New(tc.rdb, tc.cfg)
 		require.EqualError(t, err, tc.reason)

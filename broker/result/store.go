@@ -97,13 +97,13 @@ func (c *Client) storeArgs(ctx context.Context, r Record) ([]any, error) {
 	}
 	switch {
 	case !r.State.known():
-		return nil, fmt.Errorf("State is %d, want one of this package's", r.State)
+		return nil, fmt.Errorf("Record.State is %d, want one of this package's", r.State)
 	case len(r.Task) > 255:
-		return nil, fmt.Errorf("Task has %d bytes, want at most 255", len(r.Task))
+		return nil, fmt.Errorf("Record.Task has %d bytes, want at most 255", len(r.Task))
 	case r.Attempt < 0 || int64(r.Attempt) > math.MaxUint32:
-		return nil, fmt.Errorf("Attempt is %d, want 0 to %d", r.Attempt, uint32(math.MaxUint32))
+		return nil, fmt.Errorf("Record.Attempt is %d, want 0 to %d", r.Attempt, uint32(math.MaxUint32))
 	case r.TTL < time.Millisecond:
-		return nil, fmt.Errorf("TTL is %s, want at least 1ms, or 0 for Config.TTL", r.TTL)
+		return nil, fmt.Errorf("Record.TTL is %s, want at least 1ms, or 0 for Config.TTL", r.TTL)
 	case len(r.Value) > c.cfg.MaxValueBytes:
 		c.counts.tooLarge.Inc()
 		return nil, &TooLargeError{Field: "Value", Size: len(r.Value), Limit: c.cfg.MaxValueBytes}

@@ -253,11 +253,11 @@ func TestRecordsThatCannotBeStoredSayWhy(t *testing.T) {
 		reason string
 	}{
 		{Record{ID: "", State: Success}, `result: store "": the ID is empty, want 1 to 255 bytes`},
-		{Record{ID: "x", State: 9}, `result: store "x": State is 9, want one of this package's`},
-		{Record{ID: "x", Task: strings.Repeat("t", 256)}, `result: store "x": Task has 256 bytes, want at most 255`},
-		{Record{ID: "x", Attempt: -1}, `result: store "x": Attempt is -1, want 0 to 4294967295`},
-		{Record{ID: "x", TTL: -1}, `result: store "x": TTL is -1ns, want at least 1ms, or 0 for Config.TTL`},
-		{Record{ID: "x", TTL: time.Microsecond}, `result: store "x": TTL is 1µs, want at least 1ms, or 0 for Config.TTL`},
+		{Record{ID: "x", State: 9}, `result: store "x": Record.State is 9, want one of this package's`},
+		{Record{ID: "x", Task: strings.Repeat("t", 256)}, `result: store "x": Record.Task has 256 bytes, want at most 255`},
+		{Record{ID: "x", Attempt: -1}, `result: store "x": Record.Attempt is -1, want 0 to 4294967295`},
+		{Record{ID: "x", TTL: -1}, `result: store "x": Record.TTL is -1ns, want at least 1ms, or 0 for Config.TTL`},
+		{Record{ID: "x", TTL: time.Microsecond}, `result: store "x": Record.TTL is 1µs, want at least 1ms, or 0 for Config.TTL`},
 		{Record{ID: "x", Value: []byte("long")}, `result: store "x": Value is 4 bytes, want at most 3: return less, or raise result.Config.MaxValueBytes`},
 		{Record{ID: "x", Progress: []byte("long")}, `result: store "x": Progress is 4 bytes, want at most 3: return less, or raise result.Config.MaxValueBytes`},
 	} {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -448,6 +449,37 @@ func TestCloseEndsEveryWait(t *testing.T) {
 		require.Zero(t, b.subscribed.Load())
 		require.NoError(t, b.rdb.Ping(t.Context()).Err(), "the Redis client is the caller's")
 	})
+}
+
+// On the wall clock: go-redis dials under a mutex, which stops a bubble's clock.
+func TestCloseDoesNotWaitForAServerThatNeverAnswers(t *testing.T) {
+	srv := testserver.New(t)
+	opt := srv.Options()
+	hang, hung := make(chan struct{}), make(chan struct{})
+	var dials atomic.Int64
+	opt.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if dials.Add(1) == 2 { // the subscription's
+			close(hung)
+			<-hang
+		}
+		return srv.Dial(ctx, network, addr)
+	}
+	rdb := redis.NewClient(opt)
+	t.Cleanup(func() { _ = rdb.Close() })
+	c, err := New(rdb, Config{Logger: quiet, CloseTimeout: 20 * time.Millisecond})
+	require.NoError(t, err)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := c.Wait(context.Background(), "x")
+		ended <- err
+	}()
+	<-hung
+	err = c.Close()
+	require.EqualError(t, err, "result: close: the subscription has not ended within CloseTimeout (20ms)")
+	require.Equal(t, err, c.Close())
+	require.ErrorIs(t, <-ended, ErrClosed)
+	close(hang)
+	c.hub.tasks.Wait()
 }
 
 func TestClosingTheRedisClientEndsEveryWait(t *testing.T) {
