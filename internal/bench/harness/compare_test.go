@@ -157,10 +157,10 @@ func TestFurtherTargetsGetRowsOfTheirOwn(t *testing.T) {
 		}}},
 		Quantity: P50,
 		Targets: []Target{
+			{Contender: "ours", Limit: AtMost(30e6, Worst), Quantity: P99},
 			{Contender: "ours", Limit: AtMost(50e6, Median)},
 			{Contender: "ours", Limit: AtMost(30e6, Worst)},
 			{Contender: "ours", Limit: AtMost(0, Median), Quantity: errorsSeen},
-			{Contender: "ours", Limit: AtMost(1, Median), Quantity: P99},
 		},
 	}
 	beside := []Quantity{errorsSeen}
@@ -170,9 +170,9 @@ func TestFurtherTargetsGetRowsOfTheirOwn(t *testing.T) {
 	}
 	require.Equal(t, [][]string{
 		{"w", "ours", "p50", "40 ms", "40 ms – 40 ms", "–", "≤ 50 ms", "met", "2"},
+		{"w", "ours", "p99", "–", "–", "–", "worst ≤ 30 ms", "**missed**", "–"},
 		{"w", "ours", "p50", "40 ms", "40 ms – 40 ms", "–", "worst ≤ 30 ms", "**missed**", "–"},
 		{"w", "ours", "errors", "2", "2 – 2", "–", "≤ 0", "**missed**", "–"},
-		{"w", "ours", "p99", "–", "–", "–", "≤ 1 ns", "**missed**", "–"},
 	}, table)
 }
 

@@ -3,6 +3,7 @@ package harness
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -124,6 +125,20 @@ func TestMeasureCountsAllocations(t *testing.T) {
 	require.InDelta(t, 1024, b.values[AllocBytes], 50)
 }
 
+func TestMeasureCollectsTheHeapBeforehand(t *testing.T) {
+	collections := func() uint32 {
+		var stats runtime.MemStats
+		runtime.ReadMemStats(&stats)
+		return stats.NumForcedGC
+	}
+	before, meanwhile := collections(), uint32(0)
+	require.NoError(t, turn(time.Second).Measure(t.Context(), Load{Count: 1}, func(context.Context, int, int) error {
+		meanwhile = collections()
+		return nil
+	}))
+	require.Equal(t, before+1, meanwhile)
+}
+
 func TestMeasureTakesCPUTimeOfBothSides(t *testing.T) {
 	server := redistest.New(t, redistest.Config{})
 	monitor, rdb := server.Client(t), server.Client(t)
@@ -143,8 +158,14 @@ func TestMeasureTakesCPUTimeOfBothSides(t *testing.T) {
 		require.Less(t, b.values[side], float64(50*time.Millisecond), side.Name)
 	}
 
+	one, err := serverCPU(t.Context(), []*redis.Client{monitor})
+	require.NoError(t, err)
+	both, err := serverCPU(t.Context(), []*redis.Client{monitor, rdb})
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, both, 2*one, "servers add up")
+
 	require.NoError(t, monitor.Close())
-	err := turn(time.Millisecond).Measure(t.Context(), Load{Servers: []*redis.Client{monitor}}, sleep(0))
+	err = turn(time.Millisecond).Measure(t.Context(), Load{Servers: []*redis.Client{monitor}}, sleep(0))
 	require.ErrorContains(t, err, "CPU time of the server: ")
 }
 
