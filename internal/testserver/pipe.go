@@ -23,8 +23,23 @@ type pipeConn struct {
 	in, out *stream
 }
 
-func (c *pipeConn) Read(p []byte) (int, error)  { return c.in.read(p) }
-func (c *pipeConn) Write(p []byte) (int, error) { return c.out.write(p) }
+func (c *pipeConn) Read(p []byte) (int, error) {
+	n, err := c.in.read(p)
+	return n, opError("read", err)
+}
+
+func (c *pipeConn) Write(p []byte) (int, error) {
+	n, err := c.out.write(p)
+	return n, opError("write", err)
+}
+
+// opError gives an error the type that a socket's has.
+func opError(op string, err error) error {
+	if err == nil || err == io.EOF {
+		return err
+	}
+	return &net.OpError{Op: op, Net: "pipe", Source: pipeAddr{}, Addr: pipeAddr{}, Err: err}
+}
 
 func (c *pipeConn) Close() error {
 	c.in.abort()

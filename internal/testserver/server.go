@@ -50,8 +50,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -164,12 +166,16 @@ func (s *Server) Dial(ctx context.Context, network, address string) (net.Conn, e
 	}
 	near, far := newPipe()
 	if !s.serve(far) {
-		return nil, &net.OpError{Op: "dial", Net: network, Err: errRefused}
+		return nil, &net.OpError{Op: "dial", Net: network, Addr: dialed{network, address}, Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
 	}
 	return near, nil
 }
 
-var errRefused = errors.New("connection refused")
+// dialed is an address that was asked for.
+type dialed struct{ network, address string }
+
+func (d dialed) Network() string { return d.network }
+func (d dialed) String() string  { return d.address }
 
 // Listen also serves a free TCP port of 127.0.0.1 and returns its address,
 // which Addr returns from then on. From then on the server's clock moves by the

@@ -3,6 +3,7 @@ package testserver_test
 import (
 	"context"
 	"net"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -117,7 +118,8 @@ func TestClosedServerTakesNoCalls(t *testing.T) {
 	s.Close()
 	require.Error(t, rdb.Ping(t.Context()).Err())
 	_, err = s.Dial(t.Context(), "tcp", s.Addr())
-	require.ErrorContains(t, err, "connection refused")
+	require.EqualError(t, err, "dial tcp 127.0.0.1:6379: connect: connection refused")
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 	_, err = s.Listen()
 	require.EqualError(t, err, "testserver: listen: the server is closed")
 	require.EqualError(t, s.Restart(), "testserver: restart: the server is closed")
