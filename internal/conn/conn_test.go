@@ -240,6 +240,7 @@ func TestARoleWithoutEndpointSaysWhyInEveryCall(t *testing.T) {
 	require.ErrorIs(t, err, ErrNotConfigured)
 	require.NoError(t, sub.Close())
 	require.Equal(t, "cache", c.Role())
+	require.False(t, c.Stats().Configured)
 }
 
 func TestOfKnowsWhatATypeShows(t *testing.T) {
@@ -292,6 +293,7 @@ func TestOfKnowsWhatATypeShows(t *testing.T) {
 	require.NoError(t, plain.Ping(t.Context()).Err(), "Close leaves a foreign client open")
 	require.ErrorIs(t, c.Err(), ErrClosed)
 	require.False(t, c.Stats().Breaker.Enabled)
+	require.True(t, c.Stats().Configured, "it has an endpoint, closed or not")
 	require.Zero(t, c.Epoch())
 	c.OnEpoch(func(uint64) { t.Error("a foreign client has no epochs") })()
 	require.Same(t, c, c.Reader())

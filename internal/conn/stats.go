@@ -10,11 +10,12 @@ import (
 
 // Stats is what a client did and holds. Counts run since it was made.
 type Stats struct {
-	Role     string // as in cache.Config, "" for a client that redisha did not make
-	Topology string // standalone, sentinel, …
-	Pool     PoolStats
-	Commands stats.CommandsSnapshot // empty for a client that redisha did not make
-	Dials    uint64                 // connections begun
+	Role       string // as in cache.Config, "" for a client that redisha did not make
+	Configured bool   // false for a role without endpoint, which never connects
+	Topology   string // standalone, sentinel, …
+	Pool       PoolStats
+	Commands   stats.CommandsSnapshot // empty for a client that redisha did not make
+	Dials      uint64                 // connections begun
 	// DialErrors counts the connections that could not be made. What fails
 	// after the dial, such as the password, is in Commands.
 	DialErrors uint64
@@ -51,6 +52,7 @@ type BreakerStats struct {
 func (c *Client) Stats() Stats {
 	s := Stats{
 		Role:       c.role,
+		Configured: c.reason == nil,
 		Topology:   string(c.ep.Topology),
 		Commands:   c.commands.Snapshot(),
 		Dials:      c.dials.Load(),
