@@ -185,6 +185,25 @@ func (c *Client) create(ctx context.Context, name string) (metadata, error) {
 	return m, nil
 }
 
+// restore writes a queue's metadata again after Redis lost data, with the number
+// of partitions that it had. Should another client have made another number of
+// it meanwhile, that one holds from now on for publishers.
+func (c *Client) restore(ctx context.Context, name string, partitions int) error {
+	m := metadata{Version: 1, Partitions: partitions, Created: time.Now().UnixMilli()}
+	created, err := c.conn.SetNX(ctx, metadataKey(c.cfg.Namespace, name), encodeMetadata(m), 0).Result()
+	if err != nil || created {
+		return err
+	}
+	if m, err = c.metadata(ctx, name); err != nil {
+		return err
+	}
+	if m.Partitions != partitions {
+		c.queues.Delete(name)
+		return fmt.Errorf("the queue was made anew with %d partitions, and this process knows %d: restart its workers", m.Partitions, partitions)
+	}
+	return nil
+}
+
 func (c *Client) wantedPartitions(ctx context.Context) (int, error) {
 	if c.cfg.Partitions > 0 {
 		return c.cfg.Partitions, nil

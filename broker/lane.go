@@ -298,6 +298,9 @@ func (l *lane) land(b *batch, reply []any) error {
 	if before < l.applied {
 		l.c.counts.lostBatches.Add(l.applied - before)
 		l.c.log.Warn("published tasks are gone: Redis lost writes", "queue", l.p.queue, "partition", l.p.index, "batches", l.applied-before)
+		if err := l.c.restore(l.c.life, l.p.queue, l.p.of); err != nil {
+			l.c.log.Error("queue metadata not restored", "queue", l.p.queue, "err", err)
+		}
 	}
 	l.applied = number
 	l.c.counts.batches.Inc()

@@ -30,6 +30,7 @@ const (
 type partition struct {
 	queue string
 	index int
+	of    int // partitions of the queue
 
 	prefix     string          // what T stands for in the design
 	streams    [streams]string // s:r, s:0, s:1, s:2
@@ -46,7 +47,7 @@ type partition struct {
 func newPartition(namespace, queue string, index, of int) *partition {
 	t := queuePrefix(namespace) + "{" + tag(queue, index, of) + "}:"
 	return &partition{
-		queue: queue, index: index, prefix: t,
+		queue: queue, index: index, of: of, prefix: t,
 		streams: [streams]string{t + "s:r", t + "s:0", t + "s:1", t + "s:2"},
 		delayed: t + "z", envelopes: t + "zh",
 		dead: t + "dl", deadTasks: t + "dlh",

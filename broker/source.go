@@ -204,6 +204,7 @@ func (s *source) join() bool {
 	cfg := s.r.w.cfg
 	s.mu.Lock()
 	s.joins++
+	again := s.joins > 1
 	consumer := s.r.name + ":" + strconv.Itoa(s.joins)
 	s.mu.Unlock()
 	sent := time.Now()
@@ -213,6 +214,9 @@ func (s *source) join() bool {
 		return false
 	}
 	s.warnBad(bad)
+	if again {
+		s.restore()
+	}
 	l := &lease{consumer: consumer, renewed: sent}
 	l.ctx, l.cancel = context.WithCancelCause(s.r.work)
 	s.mu.Lock()
@@ -235,7 +239,16 @@ func (s *source) ensureGroups(l *lease) {
 		return
 	}
 	s.warnBad(bad)
+	s.restore()
 	s.r.w.log.Warn("consumer group was missing and is made anew: tasks that run may run again", "queue", s.p.queue, "partition", s.p.index)
+}
+
+// restore makes sure that the queue's metadata has survived what cost a lease or
+// a group.
+func (s *source) restore() {
+	if err := s.r.w.c.restore(s.r.base, s.p.queue, s.p.of); err != nil {
+		s.trouble("queue metadata not restored", err)
+	}
 }
 
 func (s *source) warnBad(errs []string) {
