@@ -530,10 +530,6 @@ func TestWrongConfigsAreRefused(t *testing.T) {
 	}
 	_, err := New(nil, Config{})
 	require.EqualError(t, err, "broker: nil client: pass a go-redis client or one that redisha.Open made")
-	ring := redis.NewRing(&redis.RingOptions{})
-	defer ring.Close()
-	_, err = New(ring, Config{})
-	require.ErrorContains(t, err, "broker: a redis.Ring")
 	c, _ := newTestClient(t, rdb, Config{})
 	for want, cfg := range map[string]WorkerConfig{
 		`broker: new worker: Queues: Queue has 0 bytes, want 1 to 100`:          {Queues: []string{""}},
