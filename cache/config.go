@@ -98,9 +98,9 @@ type ViewConfig struct {
 
 	// LoadTimeout is how long a load may take. When it is over, its context
 	// ends, its callers get an error that wraps context.DeadlineExceeded, and
-	// what it returns later is thrown away. The load lease lives a second longer:
-	// this is how long the crash of a process can delay others. Defaults to 10s;
-	// at least 1ms.
+	// what it returns later is thrown away. The load lease lives a second longer
+	// (or Config.ReadTimeout, if that is more): so long the crash of a process
+	// can delay others. Defaults to 10s; at least 1ms.
 	LoadTimeout time.Duration
 
 	// Version becomes a part of the keys, so that values of different shape

@@ -12,9 +12,12 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
+// minLeaseSlack is how much longer than its load a lease lives at least.
+const minLeaseSlack = time.Second
+
 // leaseSlack is how much longer than its load a lease lives: the time to store
-// what was loaded. FILL and RELEASE give up after it, since the lease is gone.
-const leaseSlack = time.Second
+// what was loaded. FILL and RELEASE give up after it.
+func (c *Client) leaseSlack() time.Duration { return max(minLeaseSlack, c.cfg.ReadTimeout) }
 
 var (
 	//go:embed acquire.lua
@@ -74,7 +77,7 @@ func (c *Client) release(ctx context.Context, key string, lease []byte) (bool, e
 // leaseStep runs a script of the lease's holder, also if ctx has ended: what is
 // not given back blocks others until it expires.
 func (c *Client) leaseStep(ctx context.Context, script *redis.Script, key string, args ...any) (bool, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseSlack)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.leaseSlack())
 	defer cancel()
 	n, err := script.Run(ctx, c.rdb, []string{key}, args...).Int()
 	return n == 1, err

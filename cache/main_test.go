@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -22,12 +23,12 @@ type user struct {
 	Tags []string `json:",omitempty"`
 }
 
-// newClient returns a client that patience, not time, bounds: a loaded machine
-// is no outage. It is closed when the test ends.
+// newClient returns a client that is patient by default: a loaded machine is no
+// outage. It is closed when the test ends.
 func newClient(t testing.TB, rdb redis.UniversalClient, cfg Config) *Client {
 	t.Helper()
 	if cfg.ReadTimeout == 0 {
-		cfg.ReadTimeout = -1
+		cfg.ReadTimeout = time.Minute
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -43,12 +44,38 @@ func newClient(t testing.TB, rdb redis.UniversalClient, cfg Config) *Client {
 func newServer(t testing.TB) (*testserver.Server, *redis.Client) {
 	t.Helper()
 	s := testserver.New(t)
-	opt := s.Options()
-	opt.MaxRetries, opt.DialerRetries = -1, 1
-	opt.PoolSize = 20_000
+	return s, open(t, s.Options())
+}
+
+// open returns a client that never repeats a command, is as patient as
+// newClient, and lets 64 commands through at a time.
+func open(t testing.TB, opt *redis.Options) *redis.Client {
+	opt.MaxRetries, opt.DialerRetries, opt.ReadTimeout, opt.PoolSize = -1, 1, time.Minute, 128
 	rdb := redis.NewClient(opt)
+	rdb.AddHook(make(narrow, 64))
 	t.Cleanup(func() { _ = rdb.Close() })
-	return s, rdb
+	return rdb
+}
+
+// narrow lets n commands through at a time: the others wait outside the pool of
+// connections, whose own timers would be shared with other tests' bubbles.
+type narrow chan struct{}
+
+func (n narrow) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (n narrow) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() == "hello" || cmd.Name() == "client" {
+			return next(ctx, cmd) // nested: a command waits for its connection
+		}
+		n <- struct{}{}
+		defer func() { <-n }()
+		return next(ctx, cmd)
+	}
+}
+
+func (n narrow) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
 }
 
 func noLoad[K Key, V any](t testing.TB) func(context.Context, K) (V, error) {

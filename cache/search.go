@@ -64,7 +64,7 @@ func (s *search[K, V]) find(first found) result[V] {
 		return s.loadPast(first.err)
 	}
 	s.lease = newLease()
-	ttl := v.cfg.LoadTimeout + leaseSlack
+	ttl := v.cfg.LoadTimeout + v.c.leaseSlack()
 	giveUp := time.Now().Add(ttl)
 	sha, kills, pause := first.sha, 0, time.Duration(0)
 	for {
