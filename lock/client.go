@@ -170,6 +170,10 @@ func (c clock) skew() time.Duration {
 
 // jumped reports whether the skew differs from an earlier one by more than most.
 func (c clock) jumped(from, most time.Duration) bool {
-	// Once may be a thread that was stopped between reading one clock and the other.
-	return (c.skew()-from).Abs() > most && (c.skew()-from).Abs() > most
+	for range 2 { // once may be a thread that was stopped between reading one clock and the other
+		if (c.skew() - from).Abs() <= most {
+			return false
+		}
+	}
+	return true
 }

@@ -54,11 +54,11 @@ func (c Config) withDefaults() Config {
 func (c Config) validate() error {
 	switch {
 	case strings.ContainsAny(c.Namespace, "{}"):
-		return fmt.Errorf("Namespace is %q, want no braces, which say where Cluster keeps a key", c.Namespace)
+		return fmt.Errorf("want a Namespace without braces, which tell Cluster where a key belongs, got %q", c.Namespace)
 	case len(c.Namespace) > maxNameBytes:
-		return fmt.Errorf("Namespace has %d bytes, want at most %d", len(c.Namespace), maxNameBytes)
+		return fmt.Errorf("want a Namespace of at most %d bytes, got %d", maxNameBytes, len(c.Namespace))
 	case len(c.Holder) > maxNameBytes:
-		return fmt.Errorf("Holder has %d bytes, want at most %d", len(c.Holder), maxNameBytes)
+		return fmt.Errorf("want a Holder of at most %d bytes, got %d", maxNameBytes, len(c.Holder))
 	}
 	return validTTL(c.TTL)
 }

@@ -61,11 +61,11 @@ func TestNewRefusesWhatItCannotWorkWith(t *testing.T) {
 
 	rdb := testserver.New(t).Client(t)
 	for want, cfg := range map[string]Config{
-		"lock: new: TTL is 99ms, want at least 100ms":                                        {TTL: 99 * time.Millisecond},
-		"lock: new: TTL is -1s, want at least 100ms":                                         {TTL: -time.Second},
-		"lock: new: Namespace has 129 bytes, want at most 128":                               {Namespace: strings.Repeat("n", 129)},
-		"lock: new: Holder has 129 bytes, want at most 128":                                  {Holder: strings.Repeat("n", 129)},
-		`lock: new: Namespace is "a{b", want no braces, which say where Cluster keeps a key`: {Namespace: "a{b"},
+		"lock: new: TTL is 99ms, want at least 100ms":                                                   {TTL: 99 * time.Millisecond},
+		"lock: new: TTL is -1s, want at least 100ms":                                                    {TTL: -time.Second},
+		"lock: new: want a Namespace of at most 128 bytes, got 129":                                     {Namespace: strings.Repeat("n", 129)},
+		"lock: new: want a Holder of at most 128 bytes, got 129":                                        {Holder: strings.Repeat("n", 129)},
+		`lock: new: want a Namespace without braces, which tell Cluster where a key belongs, got "a{b"`: {Namespace: "a{b"},
 	} {
 		_, err := New(rdb, cfg)
 		require.EqualError(t, err, want)

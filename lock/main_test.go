@@ -21,7 +21,15 @@ import (
 	"github.com/redisha/redisha/internal/testserver"
 )
 
-func TestMain(m *testing.M) { redistest.Main(m) }
+func TestMain(m *testing.M) {
+	redis.SetLogger(quiet{})
+	redistest.Main(m)
+}
+
+// quiet keeps go-redis from telling of each connection that the tests refuse.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
 
 // open returns a client that is closed when the test ends. What a test has not
 // released then is left.
