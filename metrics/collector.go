@@ -1,0 +1,99 @@
+package metrics
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/redisha/redisha/broker"
+	"github.com/redisha/redisha/broker/result"
+	"github.com/redisha/redisha/cache"
+	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/lock"
+	"github.com/redisha/redisha/redisha"
+)
+
+// NewCollector returns a collector of the statistics of clients. A role that
+// has no endpoint is left out; nil clients, or a nil role, report nothing.
+//
+// A scrape reads counters in memory: it does no I/O, starts no goroutine, and
+// works after clients.Close too. The collector is safe for concurrent use. One
+// registry takes one of them; for several, see the package comment.
+func NewCollector(clients *redisha.Clients) prometheus.Collector {
+	if clients == nil {
+		clients = &redisha.Clients{}
+	}
+	return collector{clients}
+}
+
+type collector struct{ clients *redisha.Clients }
+
+// Describe implements [prometheus.Collector].
+func (collector) Describe(ch chan<- *prometheus.Desc) {
+	connection.describe(ch)
+	ownConnection.describe(ch)
+	circuits.describe(ch)
+	caches.describe(ch)
+	queues.describe(ch)
+	results.describe(ch)
+	locks.describe(ch)
+}
+
+// Collect implements [prometheus.Collector].
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	if r := c.clients.Cache; r != nil {
+		collectCache(ch, redisha.Cache, r.Stats())
+	}
+	for name, r := range c.clients.Caches {
+		if r != nil {
+			collectCache(ch, redisha.NamedCache(name), r.Stats())
+		}
+	}
+	if r := c.clients.Broker; r != nil {
+		collectBroker(ch, r.Stats())
+	}
+	if r := c.clients.Results; r != nil {
+		collectResults(ch, r.Stats())
+	}
+	if r := c.clients.Locks; r != nil {
+		collectLocks(ch, r.Stats())
+	}
+}
+
+func collectCache(ch chan<- prometheus.Metric, role redisha.Role, s cache.Stats) {
+	if collectConn(ch, role, &s.Conn) {
+		caches.collect(ch, &s, string(role))
+	}
+}
+
+func collectBroker(ch chan<- prometheus.Metric, s broker.Stats) {
+	if collectConn(ch, redisha.Broker, &s.Conn) {
+		queues.collect(ch, &s)
+	}
+}
+
+func collectResults(ch chan<- prometheus.Metric, s result.Stats) {
+	if collectConn(ch, redisha.Results, &s.Conn) {
+		results.collect(ch, &s)
+	}
+}
+
+func collectLocks(ch chan<- prometheus.Metric, s lock.Stats) {
+	if collectConn(ch, redisha.Locks, &s.Conn) {
+		locks.collect(ch, &s)
+	}
+}
+
+// collectConn sends what the connection of a role holds, and reports whether
+// the role has one.
+func collectConn(ch chan<- prometheus.Metric, role redisha.Role, s *conn.Stats) bool {
+	if !s.Configured {
+		return false
+	}
+	connection.collect(ch, s, string(role))
+	if s.Role != "" { // redisha made the client; of others it does not know
+		ownConnection.collect(ch, s, string(role))
+	}
+	if s.Breaker.Enabled {
+		circuits.collect(ch, &s.Breaker, string(role))
+	}
+	return true
+}

@@ -1,0 +1,2 @@
+// Package metrics shows Prometheus what the roles did and hold.
+package metrics
