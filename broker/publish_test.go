@@ -481,7 +481,9 @@ func TestClosedClientsRefuseEverything(t *testing.T) {
 
 func TestRolesWithoutEndpointSayWhatToSet(t *testing.T) {
 	reason := fmt.Errorf("%w: set REDISHA_BROKER_URL", conn.ErrNotConfigured)
-	c, _ := newTestClient(t, conn.Closed("broker", reason), Config{})
+	closed := conn.Closed("broker", reason)
+	defer closed.Close()
+	c, _ := newTestClient(t, closed, Config{})
 	task := NewTask[int]("a", TaskConfig{})
 	_, err := task.Publish(t.Context(), c, 1)
 	require.ErrorIs(t, err, conn.ErrNotConfigured)
