@@ -12,7 +12,8 @@
 //   - Nobody else holds the key until the lease's context has ended, as long as
 //     the server keeps its data and both machines' clocks run at the same speed
 //     to within 1 %. The context ends before the key does, whether Redis can be
-//     reached or not, and also if the machine was suspended.
+//     reached or not. On a machine that was suspended it ends within a second of
+//     the resumption.
 //   - Its fencing token is greater than that of each lease on the key before it,
 //     as long as the server keeps the counter, or else its clock has not been
 //     set back by more than the time since the last lease.
