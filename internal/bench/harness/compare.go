@@ -166,7 +166,7 @@ func (s *Suite) measure(ctx context.Context, c Comparison) (taken readings, err 
 				return nil, context.Cause(ctx)
 			}
 			contender := c.Contenders[i]
-			b := &B{slice: c.Slice, quick: s.Quick, values: make(map[Quantity]float64)}
+			b := &B{slice: c.Slice, values: make(map[Quantity]float64)}
 			labels := pprof.Labels("work", c.Work, "contender", contender.Name)
 			pprof.Do(ctx, labels, func(ctx context.Context) { err = contender.Run(ctx, b) })
 			if err != nil {

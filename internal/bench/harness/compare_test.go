@@ -87,18 +87,6 @@ func TestAQuickRunTakesATenthOfTheRounds(t *testing.T) {
 	}
 }
 
-func TestAQuickRunIsKnownToContenders(t *testing.T) {
-	for _, quick := range []bool{true, false} {
-		s := suite()
-		s.Quick = quick
-		c := Comparison{Work: "w", Contenders: []Contender{{Name: "a", Run: func(_ context.Context, b *B) error {
-			require.Equal(t, quick, b.Quick())
-			return nil
-		}}}}
-		require.NoError(t, s.Compare(t.Context(), c))
-	}
-}
-
 func TestOnlySkipsOtherWork(t *testing.T) {
 	s := suite()
 	s.only = regexp.MustCompile("^GET")

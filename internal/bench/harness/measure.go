@@ -18,15 +18,11 @@ import (
 // A B is one turn of one contender: it takes down what was measured.
 type B struct {
 	slice  time.Duration
-	quick  bool
 	values map[Quantity]float64
 }
 
 // Slice is how long [B.Measure] measures: Comparison.Slice.
 func (b *B) Slice() time.Duration { return b.slice }
-
-// Quick reports whether the run is a smoke run.
-func (b *B) Quick() bool { return b.quick }
 
 // Record takes down a value, in the unit of q. A second value of q in the same
 // turn replaces the first; NaN says that there is none.
