@@ -28,6 +28,15 @@ type Config struct {
 	// needs redis.Options.ContextTimeoutEnabled to bound the reply.
 	ReadTimeout time.Duration
 
+	// TTL is how long views without a TTL of their own keep values. Defaults to
+	// 1h; at least 1ms.
+	TTL time.Duration
+
+	// MinCompressBytes is the length from which views without one of their own
+	// compress values. Defaults to 256; negative: they do not, while compressed
+	// values are still read.
+	MinCompressBytes int
+
 	// MaxFallbacks is how many loads may run at once that do without the cache,
 	// mostly because Redis does not answer: it protects the source during an
 	// outage. Further ones wait for ViewConfig.LoadTimeout at most. Defaults to
@@ -47,6 +56,7 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	c.Namespace = cmp.Or(c.Namespace, "redisha")
 	c.ReadTimeout = cmp.Or(c.ReadTimeout, 250*time.Millisecond)
+	c.TTL = cmp.Or(c.TTL, defaultTTL)
 	c.MaxFallbacks = cmp.Or(c.MaxFallbacks, 64)
 	c.CloseTimeout = cmp.Or(c.CloseTimeout, 5*time.Second)
 	return c
@@ -65,6 +75,9 @@ func (c Config) validate() error {
 	}
 	if c.Name != "" && !namePattern.MatchString(c.Name) {
 		bad("Name is %q, want letters, digits, _ and - only", c.Name)
+	}
+	if c.TTL < time.Millisecond {
+		bad("TTL is %s, want at least 1ms, or 0 for %s", c.TTL, defaultTTL)
 	}
 	if c.MaxFallbacks < 0 {
 		bad("MaxFallbacks is %d, want at least 1, or 0 for 64", c.MaxFallbacks)
@@ -87,7 +100,7 @@ func (c Config) root() string {
 type ViewConfig struct {
 	// TTL is how long a value lives. Each one gets up to a tenth less, at
 	// random, so that what was stored together does not expire together.
-	// Defaults to 1h; at least 1ms.
+	// Defaults to Config.TTL; at least 1ms.
 	TTL time.Duration
 
 	// AbsentTTL is how long an absence lives, from which the same part is taken:
@@ -124,7 +137,7 @@ type ViewConfig struct {
 	MaxValueBytes int
 
 	// MinCompressBytes is the length from which values are compressed. Defaults
-	// to 256; negative: they are not, while compressed ones are still read.
+	// to Config.MinCompressBytes; negative: they are not, while compressed ones are still read.
 	MinCompressBytes int
 }
 
@@ -136,8 +149,9 @@ const (
 	maxMaxValue        = 512 << 20
 )
 
-func (c ViewConfig) withDefaults() ViewConfig {
-	c.TTL = cmp.Or(c.TTL, defaultTTL)
+func (c ViewConfig) withDefaults(role Config) ViewConfig {
+	c.TTL = cmp.Or(c.TTL, role.TTL, defaultTTL)
+	c.MinCompressBytes = cmp.Or(c.MinCompressBytes, role.MinCompressBytes)
 	c.AbsentTTL = cmp.Or(c.AbsentTTL, min(defaultAbsentTTL, c.TTL))
 	c.LoadTimeout = cmp.Or(c.LoadTimeout, defaultLoadTimeout)
 	c.MaxValueBytes = cmp.Or(c.MaxValueBytes, defaultMaxValue)
@@ -158,7 +172,7 @@ func (c ViewConfig) validate(name string) error {
 		bad("Version is %q, want letters, digits, _ and - only", c.Version)
 	}
 	if c.TTL < time.Millisecond {
-		bad("TTL is %s, want at least 1ms, or 0 for %s", c.TTL, defaultTTL)
+		bad("TTL is %s, want at least 1ms, or 0 for the cache's", c.TTL)
 	}
 	if c.AbsentTTL >= 0 && c.AbsentTTL < time.Millisecond {
 		bad("AbsentTTL is %s, want at least 1ms, 0 for %s, or less than 0 for none", c.AbsentTTL, defaultAbsentTTL)

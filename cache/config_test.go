@@ -57,12 +57,15 @@ func useAll(ctx context.Context, v *View[string, user]) map[string]error {
 }
 
 func TestDefaultsOfAView(t *testing.T) {
-	cfg := ViewConfig{}.withDefaults()
+	cfg := ViewConfig{}.withDefaults(Config{})
 	require.NoError(t, cfg.validate("name"))
 	require.Equal(t, ViewConfig{
 		TTL: time.Hour, AbsentTTL: 10 * time.Second, LoadTimeout: 10 * time.Second, Codec: JSON, MaxValueBytes: 1 << 20,
 	}, cfg)
-	require.Equal(t, time.Second, ViewConfig{TTL: time.Second}.withDefaults().AbsentTTL, "an absence does not outlive a value")
+	ofRole := ViewConfig{}.withDefaults(Config{TTL: time.Minute, MinCompressBytes: 99})
+	require.Equal(t, time.Minute, ofRole.TTL)
+	require.Equal(t, 99, ofRole.MinCompressBytes)
+	require.Equal(t, time.Second, ViewConfig{TTL: time.Second}.withDefaults(Config{}).AbsentTTL, "an absence does not outlive a value")
 }
 
 func TestKeysSayWhoseTheyAre(t *testing.T) {

@@ -65,8 +65,8 @@ func (n narrow) DialHook(next redis.DialHook) redis.DialHook { return next }
 
 func (n narrow) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		if cmd.Name() == "hello" || cmd.Name() == "client" {
-			return next(ctx, cmd) // nested: a command waits for its connection
+		if isHandshake(cmd) {
+			return next(ctx, cmd)
 		}
 		n <- struct{}{}
 		defer func() { <-n }()
@@ -77,6 +77,10 @@ func (n narrow) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 func (n narrow) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return next
 }
+
+// isHandshake tells what runs nested in the command that needs a connection,
+// with the connection locked.
+func isHandshake(cmd redis.Cmder) bool { return cmd.Name() == "hello" || cmd.Name() == "client" }
 
 func noLoad[K Key, V any](t testing.TB) func(context.Context, K) (V, error) {
 	return func(_ context.Context, key K) (V, error) {

@@ -31,7 +31,11 @@ type View[K Key, V any] struct {
 // If the definition is wrong, every use of the view returns an error that says
 // how, so that views can be package-level variables.
 func NewView[K Key, V any](c *Client, name string, cfg ViewConfig) *View[K, V] {
-	cfg = cfg.withDefaults()
+	var role Config
+	if c != nil {
+		role = c.cfg
+	}
+	cfg = cfg.withDefaults(role)
 	v := &View[K, V]{c: c, cfg: cfg, flights: newTable[K, V]()}
 	if v.err = v.define(name); v.err != nil {
 		v.err = fmt.Errorf("cache: view %q: %w", name, v.err)

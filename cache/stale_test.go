@@ -1,0 +1,261 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redisha/redisha/internal/redistest"
+	"github.com/redisha/redisha/internal/testserver"
+)
+
+// hesitant pauses before and after each command, so that all steps of all
+// clients interleave.
+type hesitant struct{ pause func() }
+
+func (h hesitant) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (h hesitant) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if isHandshake(cmd) {
+			return next(ctx, cmd)
+		}
+		h.pause()
+		err := next(ctx, cmd)
+		h.pause()
+		return err
+	}
+}
+
+func (h hesitant) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// A database is a source whose rows are versions. A version that three divides is
+// an absence.
+type database struct {
+	rows    []atomic.Int64 // the newest version of each key
+	written []atomic.Int64 // the newest whose Delete or Set has returned
+	pause   func()
+	loads   atomic.Int64
+}
+
+func newDatabase(keys int, pause func()) *database {
+	return &database{rows: make([]atomic.Int64, keys), written: make([]atomic.Int64, keys), pause: pause}
+}
+
+func (db *database) load(_ context.Context, key int) (int64, error) {
+	db.loads.Add(1)
+	db.pause()
+	version := db.rows[key].Load()
+	db.pause()
+	if version%3 == 0 {
+		return 0, ErrNotFound
+	}
+	return version, nil
+}
+
+// write makes a new version, and deletes the old one from the cache or sets the
+// new one there. A key has one writer.
+func (db *database) write(ctx context.Context, v *View[int, int64], key int, set bool) error {
+	version := db.rows[key].Add(1)
+	db.pause()
+	var err error
+	if set && version%3 != 0 {
+		err = v.Set(ctx, key, version)
+	} else {
+		err = v.Delete(ctx, key)
+	}
+	if err == nil {
+		db.written[key].Store(version)
+	}
+	return err
+}
+
+// read fetches or gets a key, and returns an error if what it got is from before
+// a write that had returned when it began.
+func (db *database) read(ctx context.Context, v *View[int, int64], key int, fetch bool) error {
+	floor := db.written[key].Load()
+	var got int64
+	var err error
+	if fetch {
+		got, err = v.Fetch(ctx, key, db.load)
+	} else {
+		got, err = v.Get(ctx, key)
+	}
+	switch {
+	case errors.Is(err, ErrMiss):
+		return nil
+	case errors.Is(err, ErrNotFound):
+		for version := floor; version <= db.rows[key].Load(); version++ {
+			if version%3 == 0 {
+				return nil
+			}
+		}
+		return fmt.Errorf("key %d: absent, which it has not been since version %d was written", key, floor)
+	case err != nil:
+		return err
+	case got < floor:
+		return fmt.Errorf("key %d: got version %d after version %d was written", key, got, floor)
+	}
+	return nil
+}
+
+// After a Delete or a Set has returned, nobody who comes later gets what was
+// loaded before it. Four clients, all steps of which take random times; one of
+// them also has commands that fail, before or after they have run.
+func TestNothingFromBeforeADeleteIsReturned(t *testing.T) {
+	rounds := 16
+	if testing.Short() {
+		rounds = 4
+	}
+	seed := rand.Uint64()
+	if s := os.Getenv("REDISHA_TEST_SEED"); s != "" {
+		seed, _ = strconv.ParseUint(s, 10, 64)
+	}
+	t.Logf("REDISHA_TEST_SEED=%d", seed)
+	for round := range rounds {
+		synctest.Test(t, func(t *testing.T) {
+			s := testserver.New(t)
+			dice := &dice{r: rand.New(rand.NewPCG(seed, uint64(round)))}
+			const clients, readers, reads, writes = 4, 6, 20, 15
+			db := newDatabase(clients-1, dice.pause)
+			var wg sync.WaitGroup
+			for n := range clients {
+				rdb := s.Client(t)
+				rdb.AddHook(hesitant{dice.pause})
+				if n == clients-1 {
+					rdb.AddHook(failing{dice, dice.roll(2) == 0})
+				}
+				v := NewView[int, int64](newClient(t, rdb, Config{}), "v", ViewConfig{})
+				for range readers {
+					wg.Go(func() {
+						for range reads {
+							err := db.read(t.Context(), v, dice.roll(len(db.rows)), dice.roll(4) > 0)
+							if err != nil && !errors.Is(err, errInjected) {
+								t.Errorf("round %d: %v", round, err)
+							}
+							if dice.roll(3) == 0 {
+								dice.pause()
+							}
+						}
+					})
+				}
+				if n == clients-1 {
+					continue
+				}
+				wg.Go(func() {
+					for range writes {
+						if err := db.write(t.Context(), v, n, dice.roll(3) == 0); err != nil {
+							t.Errorf("round %d: %v", round, err)
+						}
+						dice.pause()
+					}
+				})
+			}
+			wg.Wait()
+			require.Positive(t, db.loads.Load())
+			require.Less(t, db.loads.Load(), int64(clients*readers*reads), "something was cached")
+		})
+	}
+}
+
+// dice is a random source that goroutines share.
+type dice struct {
+	mu sync.Mutex
+	r  *rand.Rand
+}
+
+func (d *dice) roll(n int) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.r.IntN(n)
+}
+
+// pause sleeps for up to 10 ms, sometimes much longer.
+func (d *dice) pause() {
+	pause := time.Duration(d.roll(int(10 * time.Millisecond)))
+	if d.roll(20) == 0 {
+		pause *= 20
+	}
+	time.Sleep(pause)
+}
+
+var errInjected = errors.New("injected")
+
+// failing lets an eighth of the commands fail before they have run, and another
+// one after.
+type failing struct {
+	*dice
+	scriptsOnly bool
+}
+
+func (f failing) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (f failing) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if isHandshake(cmd) || f.scriptsOnly && cmd.Name() != "evalsha" {
+			return next(ctx, cmd)
+		}
+		n := f.roll(8)
+		if n > 0 {
+			if err := next(ctx, cmd); n > 1 {
+				return err
+			}
+		}
+		cmd.SetErr(errInjected)
+		return errInjected
+	}
+}
+
+func (f failing) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// The same in real time against a real server.
+func TestAHostileWriterCausesNoStaleRead(t *testing.T) {
+	s := redistest.Shared(t)
+	pause := func() { time.Sleep(rand.N(500 * time.Microsecond)) }
+	const clients, readers = 4, 8
+	db := newDatabase(clients, pause)
+	stop := time.Now().Add(time.Second)
+	var wg sync.WaitGroup
+	var reads atomic.Int64
+	for n := range clients {
+		v := NewView[int, int64](newClient(t, open(t, s.Options()), Config{}), "v", ViewConfig{})
+		for range readers {
+			wg.Go(func() {
+				for time.Now().Before(stop) {
+					if err := db.read(t.Context(), v, rand.IntN(clients), true); err != nil {
+						t.Error(err)
+						return
+					}
+					reads.Add(1)
+				}
+			})
+		}
+		wg.Go(func() {
+			for time.Now().Before(stop) {
+				if err := db.write(t.Context(), v, n, rand.IntN(3) == 0); err != nil {
+					t.Error(err)
+					return
+				}
+				pause()
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%d reads, %d loads", reads.Load(), db.loads.Load())
+	require.Positive(t, reads.Load())
+}
