@@ -237,14 +237,9 @@ func (v resolver) complete(eps []endpoint.Endpoint, src source) ([]endpoint.Endp
 
 // inVariable says in which variable the problems are, and what it held.
 func inVariable(variable, value string, err error) error {
-	problems := []error{err}
 	var several *endpoint.Error
 	if errors.As(err, &several) {
-		problems = several.Problems
+		err = errors.Join(several.Problems...)
 	}
-	var lines []error
-	for _, problem := range problems {
-		lines = append(lines, fmt.Errorf("%s=%s: %w", variable, endpoint.Redact(value), problem))
-	}
-	return errors.Join(lines...)
+	return eachLine(variable+"="+endpoint.Redact(value)+": ", err)
 }

@@ -111,12 +111,25 @@ func (c *Clients) open(r Role, cfg Config) error {
 	return err
 }
 
+// eachLine begins each of the joined errors with prefix.
+func eachLine(prefix string, err error) error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return fmt.Errorf("%s%w", prefix, err)
+	}
+	var errs []error
+	for _, err := range joined.Unwrap() {
+		errs = append(errs, eachLine(prefix, err))
+	}
+	return errors.Join(errs...)
+}
+
 func openCache(r Role, rdb *conn.Client, s settings, own cache.Config) (*cache.Client, error) {
-	var ttl time.Duration
-	var comp compress.Config
-	if err := s.apply(r, &own.Namespace, &own.Logger, &own.CloseTimeout, &ttl, &comp); err != nil {
+	compression := compress.Config{MinSize: own.MinCompressBytes}
+	if err := s.apply(r, &own.Namespace, &own.Logger, &own.CloseTimeout, &own.TTL, &compression); err != nil {
 		return nil, err
 	}
+	own.MinCompressBytes = compression.MinSize
 	return cache.New(rdb, own)
 }
 
@@ -260,7 +273,7 @@ func (c Config) client(r Role) (endpoint.Endpoint, *conn.Client, error) {
 		Logger:      c.Logger,
 	})
 	if err != nil {
-		return endpoint.Endpoint{}, nil, fmt.Errorf("open %s: %s%w", r, ep.variable(), err)
+		return endpoint.Endpoint{}, nil, eachLine("open "+string(r)+": "+ep.variable(), err)
 	}
 	return eps[0], rdb, nil
 }

@@ -98,7 +98,7 @@ func (c Config) validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if p.MaxTotal < 0 {
-		bad("Pool.MaxTotal is %d, want at least 1, or 0 for %d", p.MaxTotal, DefaultMaxTotal)
+		return fmt.Errorf("Pool.MaxTotal is %d, want at least 1, or 0 for %d", p.MaxTotal, DefaultMaxTotal)
 	}
 	if p.MinIdle < 0 || p.MinIdle > p.MaxTotal {
 		bad("Pool.MinIdle is %d, want 0 to Pool.MaxTotal (%d)", p.MinIdle, p.MaxTotal)

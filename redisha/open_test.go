@@ -1,0 +1,415 @@
+package redisha_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redisha/redisha/broker"
+	"github.com/redisha/redisha/cache"
+	"github.com/redisha/redisha/internal/redistest"
+	"github.com/redisha/redisha/lock"
+	"github.com/redisha/redisha/redisha"
+	"github.com/redisha/redisha/redisha/redishatest"
+)
+
+func TestMain(m *testing.M) { redistest.Main(m) }
+
+func at(url string) redisha.Endpoint { return redisha.Endpoint{URL: redisha.URL(url)} }
+
+// everywhere configures all roles at one address.
+func everywhere(url string) redisha.Config {
+	return redisha.Config{
+		Application: "test",
+		Logger:      slog.New(slog.DiscardHandler),
+		Cache:       redisha.CacheConfig{Endpoint: at(url)},
+		Broker:      redisha.BrokerConfig{Endpoint: at(url)},
+		Results:     redisha.ResultsConfig{Endpoint: at(url)},
+		Locks:       redisha.LocksConfig{Endpoint: at(url)},
+	}
+}
+
+func open(t *testing.T, cfg redisha.Config) *redisha.Clients {
+	t.Helper()
+	clients, err := redisha.Open(t.Context(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, clients.Close()) })
+	return clients
+}
+
+// calls makes one call on each role and returns the errors.
+func calls(ctx context.Context, c *redisha.Clients) map[redisha.Role]error {
+	view := cache.NewView[string, string](c.Cache, "view", cache.ViewConfig{})
+	_, fetched := view.Fetch(ctx, "key", func(context.Context, string) (string, error) { return "value", nil })
+	_, published := echo.Publish(ctx, c.Broker, "hello")
+	_, got := c.Results.Get(ctx, "id")
+	lease, acquired := c.Locks.TryAcquire(ctx, "key")
+	if acquired == nil {
+		acquired = lease.Release(ctx)
+	}
+	return map[redisha.Role]error{redisha.Cache: fetched, redisha.Broker: published, redisha.Results: got, redisha.Locks: acquired}
+}
+
+var echo = broker.NewResultTask[string, string]("echo", broker.TaskConfig{})
+
+func TestAllRolesWorkOnARealServer(t *testing.T) {
+	srv := redistest.New(t, redistest.Config{Users: []string{"app on >s3cret ~* &* +@all"}})
+	clients := open(t, everywhere("redis://app:s3cret@"+srv.Addr()+"/1"))
+	for role, err := range calls(t.Context(), clients) {
+		require.NoError(t, err, role)
+	}
+	list, err := srv.Client(t).Do(t.Context(), "client", "list").Text()
+	require.NoError(t, err)
+	for _, role := range []string{"cache", "broker", "results", "locks"} {
+		require.Contains(t, list, "name=redisha:"+role+":test ", "each role has connections of its own")
+	}
+	require.Equal(t, map[redisha.Role]error{redisha.Cache: nil, redisha.Broker: nil, redisha.Results: nil, redisha.Locks: nil}, clients.Health(t.Context()))
+}
+
+func TestRolesReachTLSAndSockets(t *testing.T) {
+	secure := redistest.New(t, redistest.Config{Password: "s3cret", TLS: &redistest.TLS{RequireClientCert: true}})
+	socket := redistest.New(t, redistest.Config{UnixSocket: true})
+	certs := secure.Certs()
+	clients := open(t, redisha.Config{
+		Cache:   redisha.CacheConfig{Endpoint: at("unix://" + socket.Socket() + "?db=1")},
+		Broker:  redisha.BrokerConfig{Endpoint: at("rediss://:s3cret@" + secure.Addr() + "?tls_ca=" + certs.CAFile + "&tls_cert=" + certs.ClientCertFile + "&tls_key=" + certs.ClientKeyFile)},
+		Results: redisha.ResultsConfig{Endpoint: at("rediss://:s3cret@" + secure.Addr() + "?ssl_ca_certs=" + certs.CAFile + "&ssl_certfile=" + certs.ClientCertFile + "&ssl_keyfile=" + certs.ClientKeyFile)},
+		Locks: redisha.LocksConfig{Endpoint: redisha.Endpoint{
+			URL: redisha.URL("rediss://" + secure.Addr()),
+			TLS: certs.ClientConfig(),
+			Credentials: func(context.Context) (string, string, error) {
+				return "default", "s3cret", nil
+			},
+		}},
+	})
+	for role, err := range calls(t.Context(), clients) {
+		require.NoError(t, err, role)
+	}
+}
+
+func TestAProgramThatNeedsOneRoleOpensOneRole(t *testing.T) {
+	srv := redishatest.New(t)
+	cfg := redisha.Config{Cache: srv.Config().Cache}
+	clients := open(t, cfg)
+	require.Equal(t, map[redisha.Role]error{redisha.Cache: nil}, clients.Health(t.Context()))
+	for role, err := range calls(t.Context(), clients) {
+		if role == redisha.Cache {
+			require.NoError(t, err)
+			continue
+		}
+		require.ErrorIs(t, err, redisha.ErrNotConfigured, role)
+		require.ErrorContains(t, err, "set REDISHA_"+strings.ToUpper(string(role))+"_URL")
+	}
+	worker, err := broker.NewWorker(clients.Broker, broker.WorkerConfig{})
+	if err == nil {
+		echo.Handle(worker, func(context.Context, string) (string, error) { return "", nil })
+		err = worker.Run(t.Context())
+	}
+	require.ErrorIs(t, err, redisha.ErrNotConfigured, "a worker ends at once instead of trying for ever")
+	_, err = clients.Results.Wait(t.Context(), "id")
+	require.ErrorIs(t, err, redisha.ErrNotConfigured)
+}
+
+func TestOpeningWithoutAnyRoleGivesClientsThatSayWhatToDo(t *testing.T) {
+	clients := open(t, redisha.Config{})
+	for role, err := range calls(t.Context(), clients) {
+		require.ErrorIs(t, err, redisha.ErrNotConfigured, role)
+	}
+	require.Empty(t, clients.Health(t.Context()))
+}
+
+func TestLocksClosedBySentinelsSayWhichVariableToSet(t *testing.T) {
+	vars := map[string]string{"REDISHA_BROKER_URL": "redis+sentinel://s1/m", "REDISHA_CACHE_URL": "redis://127.0.0.1"}
+	cfg, err := redisha.FromLookup(func(name string) (string, bool) { v, ok := vars[name]; return v, ok })
+	require.NoError(t, err)
+	cfg.Broker = redisha.BrokerConfig{} // this version opens no Sentinels
+	cfg.Lazy = true
+	clients := open(t, cfg)
+	_, err = clients.Locks.TryAcquire(t.Context(), "key")
+	require.ErrorIs(t, err, redisha.ErrNotConfigured)
+	require.ErrorContains(t, err, "set REDISHA_LOCKS_URL to a fixed primary")
+
+	_, err = redisha.Open(t.Context(), redisha.Config{Locks: redisha.LocksConfig{Endpoint: at("redis+sentinel://s1/m")}})
+	require.ErrorIs(t, err, lock.ErrSentinelEndpoint)
+	require.ErrorContains(t, err, "set REDISHA_LOCKS_URL to a fixed primary")
+}
+
+func TestTopologiesOfTheNextVersionAreRefusedPlainly(t *testing.T) {
+	for url, want := range map[string]string{
+		"redis+sentinel://s1,s2/m": "sentinel endpoints are understood, but this version cannot open one yet",
+		"redis+replica://h1,h2":    "replicated endpoints are understood, but this version cannot open one yet",
+		"redis+cluster://h1,h2":    "cluster endpoints are understood, but this version cannot open one yet",
+		"redis://h1?proxy=envoy":   "proxy=envoy is understood, but this version cannot open it yet",
+	} {
+		_, err := redisha.Open(t.Context(), redisha.Config{Results: redisha.ResultsConfig{Endpoint: at(url)}})
+		require.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, "open results")
+	}
+	_, err := redisha.Open(t.Context(), redisha.Config{Locks: redisha.LocksConfig{Endpoint: at("redis://a;redis://b;redis://c")}})
+	require.ErrorContains(t, err, "a quorum of 3 servers is understood")
+}
+
+func TestMistakesInAConfigurationComeBackTogether(t *testing.T) {
+	cfg := everywhere("redis://127.0.0.1")
+	cfg.Application = "my app"
+	cfg.Namespace = "a{b}"
+	cfg.CloseTimeout = -1
+	cfg.Cache.URL = "redis://:hunter2@h?pool_size=abc"
+	cfg.Broker.URL = "redis://h?ttl=1h"
+	cfg.Locks.URL = "redis://h?compression=none"
+	cfg.Results.Pool.MaxTotal = -1
+	cfg.Caches = map[string]redisha.CacheConfig{"No": {}}
+	_, err := redisha.Open(t.Context(), cfg)
+	require.Error(t, err)
+	t.Log("\n" + err.Error())
+	for _, want := range []string{
+		`Config.Application is "my app"`, `Config.Namespace is "a{b}"`, "Config.CloseTimeout is -1ns",
+		"Config.Cache.URL=redis://:xxxxx@h", "pool_size", "broker: ttl=1h0m0s: nothing there has a default TTL",
+		"locks: compression: nothing there is compressed", "Pool.MaxTotal is -1", `name of a cache is "No"`,
+	} {
+		require.ErrorContains(t, err, want)
+	}
+	require.NotContains(t, err.Error(), "hunter2")
+	for line := range strings.Lines(err.Error()) {
+		require.True(t, strings.HasPrefix(line, "redisha: "), line)
+	}
+}
+
+func TestACacheThatIsDownIsNoReasonNotToStart(t *testing.T) {
+	srv := redishatest.New(t)
+	cfg := srv.Config()
+	nobody := refusing(t)
+	cfg.Cache.Endpoint = at("redis://:hunter2@" + nobody)
+	cfg.Caches = map[string]redisha.CacheConfig{"sessions": {Endpoint: at("redis://" + nobody)}}
+	var log strings.Builder
+	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	clients := open(t, cfg)
+	require.Contains(t, log.String(), "level=WARN")
+	require.Contains(t, log.String(), "role=cache ")
+	require.Contains(t, log.String(), "role=cache.sessions")
+	require.NotContains(t, log.String(), "hunter2")
+	health := clients.Health(t.Context())
+	require.ErrorContains(t, health[redisha.Cache], nobody)
+	require.ErrorContains(t, health[redisha.NamedCache("sessions")], nobody)
+	require.NoError(t, health[redisha.Broker])
+	view := cache.NewView[string, string](clients.Cache, "view", cache.ViewConfig{})
+	got, err := view.Fetch(t.Context(), "key", func(context.Context, string) (string, error) { return "loaded", nil })
+	require.NoError(t, err)
+	require.Equal(t, "loaded", got)
+}
+
+func TestAnyOtherRoleThatIsDownIs(t *testing.T) {
+	nobody := refusing(t)
+	for _, role := range []redisha.Role{redisha.Broker, redisha.Results, redisha.Locks} {
+		t.Run(string(role), func(t *testing.T) {
+			cfg := redishatest.New(t).Config()
+			switch role {
+			case redisha.Broker:
+				cfg.Broker.Endpoint = at("redis://" + nobody)
+			case redisha.Results:
+				cfg.Results.Endpoint = at("redis://" + nobody)
+			case redisha.Locks:
+				cfg.Locks.Endpoint = at("redis://" + nobody)
+			}
+			_, err := redisha.Open(t.Context(), cfg)
+			require.ErrorContains(t, err, "redisha: open "+string(role)+": ")
+			require.ErrorContains(t, err, nobody)
+			require.ErrorContains(t, err, "connection refused")
+
+			cfg.Lazy = true
+			clients := open(t, cfg)
+			require.ErrorContains(t, clients.Health(t.Context())[role], nobody)
+		})
+	}
+}
+
+func TestTheVariableIsNamedWhoseServerIsDown(t *testing.T) {
+	vars := map[string]string{"CELERY_BROKER_URL": "redis://:hunter2@" + refusing(t)}
+	cfg, err := redisha.FromLookup(func(name string) (string, bool) { v, ok := vars[name]; return v, ok }, redisha.Broker)
+	require.NoError(t, err)
+	_, err = redisha.Open(t.Context(), cfg)
+	require.ErrorContains(t, err, "redisha: open broker: CELERY_BROKER_URL: ")
+	require.NotContains(t, err.Error(), "hunter2")
+}
+
+func TestOpenIsBoundedByItsContext(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") // accepts by its backlog, and never answers
+	require.NoError(t, err)
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	_, err = redisha.Open(ctx, everywhere("redis://"+l.Addr().String()))
+	require.Error(t, err)
+	require.Less(t, time.Since(start), 2*time.Second, "not four times the read timeout of 3 s")
+
+	var none context.Context
+	_, err = redisha.Open(none, redisha.Config{})
+	require.ErrorContains(t, err, "nil context")
+}
+
+func TestCallsAfterCloseSaySo(t *testing.T) {
+	clients, err := redisha.Open(t.Context(), redishatest.New(t).Config())
+	require.NoError(t, err)
+	for role, err := range calls(t.Context(), clients) {
+		require.NoError(t, err, role)
+	}
+	require.NoError(t, clients.Close())
+	require.NoError(t, clients.Close(), "twice is safe")
+	for role, err := range calls(t.Context(), clients) {
+		require.ErrorIs(t, err, redisha.ErrClosed, role)
+		require.ErrorIs(t, err, redis.ErrClosed, role)
+	}
+	for role, err := range clients.Health(t.Context()) {
+		require.ErrorIs(t, err, redisha.ErrClosed, role)
+	}
+	_, err = clients.Results.Wait(t.Context(), "id")
+	require.ErrorIs(t, err, redisha.ErrClosed)
+	_, err = broker.NewWorker(clients.Broker, broker.WorkerConfig{})
+	if err == nil {
+		t.Log("a worker may be made, but does not run")
+	} else {
+		require.ErrorIs(t, err, redisha.ErrClosed)
+	}
+}
+
+func TestCloseLetsARunningWorkerFinish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := redishatest.New(t)
+		clients, err := redisha.Open(t.Context(), srv.Config())
+		require.NoError(t, err)
+		worker, err := broker.NewWorker(clients.Broker, broker.WorkerConfig{Results: clients.Results})
+		require.NoError(t, err)
+		var finished atomic.Bool
+		started := make(chan struct{})
+		echo.Handle(worker, func(_ context.Context, s string) (string, error) {
+			close(started)
+			time.Sleep(2 * time.Second)
+			finished.Store(true)
+			return s, nil
+		})
+		ended := make(chan error, 1)
+		go func() { ended <- worker.Run(t.Context()) }()
+		id, err := echo.Publish(t.Context(), clients.Broker, "hello")
+		require.NoError(t, err)
+		<-started
+		require.NoError(t, clients.Close())
+		require.True(t, finished.Load(), "Close waited for the handler")
+		<-ended
+
+		again, err := redisha.Open(t.Context(), srv.Config())
+		require.NoError(t, err)
+		defer func() { require.NoError(t, again.Close()) }()
+		got, err := echo.Wait(t.Context(), again.Results, id)
+		require.NoError(t, err, "its result was stored before its connection was closed")
+		require.Equal(t, "hello", got)
+	})
+}
+
+func TestAnOpenThatFailsLeavesNothingOpen(t *testing.T) {
+	srv := redistest.New(t, redistest.Config{})
+	cfg := everywhere("redis://" + srv.Addr())
+	cfg.Results.Endpoint = at("redis://" + refusing(t))
+	_, err := redisha.Open(t.Context(), cfg)
+	require.Error(t, err)
+	admin := srv.Client(t)
+	require.Eventually(t, func() bool {
+		list, err := admin.Do(t.Context(), "client", "list").Text()
+		return err == nil && !strings.Contains(list, "name=redisha:")
+	}, 5*time.Second, 10*time.Millisecond)
+}
+
+func TestURLParametersReachTheRoles(t *testing.T) {
+	srv := redistest.New(t, redistest.Config{})
+	clients := open(t, redisha.Config{
+		Namespace: "common",
+		Cache:     redisha.CacheConfig{Endpoint: at("redis://" + srv.Addr() + "?namespace=own&ttl=5m&compression=none&pool_size=3")},
+		Caches:    map[string]redisha.CacheConfig{"sessions": {Endpoint: at("redis://" + srv.Addr() + "?compression_min_size=64")}},
+		Results:   redisha.ResultsConfig{Endpoint: at("redis://" + srv.Addr() + "?breaker=off")},
+		Locks:     redisha.LocksConfig{Endpoint: at("redis://" + srv.Addr() + "?ttl=7s")},
+	})
+	ctx, admin := t.Context(), srv.Client(t)
+	long := strings.Repeat("long ", 100)
+	require.NoError(t, cache.NewView[string, string](clients.Cache, "v", cache.ViewConfig{Plain: true, Codec: cache.Raw}).Set(ctx, "k", long))
+	stored, err := admin.Get(ctx, "own:cache:v:k").Result()
+	require.NoError(t, err)
+	require.Equal(t, long, stored, "compression=none")
+	ttl, err := admin.PTTL(ctx, "own:cache:v:k").Result()
+	require.NoError(t, err)
+	require.LessOrEqual(t, ttl, 5*time.Minute)
+	require.Greater(t, ttl, 4*time.Minute)
+	require.Equal(t, 3, clients.Cache.Stats().Conn.Pool.MaxTotal)
+	require.True(t, clients.Cache.Stats().Conn.Breaker.Enabled)
+	require.False(t, clients.Results.Stats().Conn.Breaker.Enabled)
+
+	require.NoError(t, cache.NewView[string, string](clients.Caches["sessions"], "v", cache.ViewConfig{Plain: true, Codec: cache.Raw}).Set(ctx, "k", long[:100]))
+	stored, err = admin.Get(ctx, "common:cache.sessions:v:k").Result()
+	require.NoError(t, err)
+	require.Less(t, len(stored), 100, "compressed from 64 bytes")
+
+	lease, err := clients.Locks.TryAcquire(ctx, "k")
+	require.NoError(t, err)
+	ttl, err = admin.PTTL(ctx, "common:lock:{k}").Result()
+	require.NoError(t, err)
+	require.LessOrEqual(t, ttl, 7*time.Second)
+	require.Greater(t, ttl, 5*time.Second)
+	require.NoError(t, lease.Release(ctx))
+}
+
+func TestEachRoleHasAPoolOfItsOwn(t *testing.T) {
+	srv := redistest.New(t, redistest.Config{})
+	cfg := everywhere("redis://" + srv.Addr() + "?pool_size=1&pool_timeout=50ms")
+	clients := open(t, cfg)
+	waiting := make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		_, err := clients.Results.Wait(ctx, "never")
+		waiting <- err
+	}()
+	for range 20 {
+		errs := calls(t.Context(), clients)
+		require.NoError(t, errs[redisha.Cache])
+		require.NoError(t, errs[redisha.Locks])
+	}
+	cancel()
+	require.ErrorIs(t, <-waiting, context.Canceled)
+}
+
+func TestManyCallersAndOneClose(t *testing.T) {
+	clients, err := redisha.Open(t.Context(), redishatest.New(t).Config())
+	require.NoError(t, err)
+	var callers sync.WaitGroup
+	for range 16 {
+		callers.Go(func() {
+			for {
+				for _, err := range calls(context.Background(), clients) {
+					if errors.Is(err, redisha.ErrClosed) {
+						return
+					}
+				}
+			}
+		})
+	}
+	require.Eventually(t, func() bool { return clients.Locks.Stats().Conn.Commands.Total() > 50 }, 20*time.Second, time.Millisecond)
+	require.NoError(t, clients.Close())
+	callers.Wait()
+}
+
+// refusing is an address where nobody listens.
+func refusing(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	return l.Addr().String()
+}
