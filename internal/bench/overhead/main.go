@@ -62,7 +62,7 @@ func describe(s *harness.Suite) {
 	s.Setting("One caller; %d keys, random values, TTL %s; each contender has a client of its own on the same server.", keyCount, ttl)
 	s.Setting("go-redis: `redis.NewClient` with its defaults; the second one is the first again, so that its ratio is the noise.")
 	s.Setting("connection: the role's client with its defaults: breaker, statistics, no repeats, contexts that bound reads.")
-	s.Setting("cache view: `Get` and `Set` of `View[string, []byte]` on such a connection, codec Raw, Plain, no compression, else the defaults.")
+	s.Setting("cache view: `Get` and `Set` of `View[string, []byte]` on such a connection, codec Raw, Plain, no compression, ReadTimeout %s, else the defaults.", readTimeout)
 }
 
 func comparison(server *redistest.Server, monitor *redis.Client, op operation, size int) harness.Comparison {
