@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/redisha/redisha/internal/conn"
 )
 
@@ -33,8 +31,7 @@ type hub struct {
 	mu      sync.Mutex
 	topics  map[string]*topic   // by channel
 	changed map[string]struct{} // channels that run has to look at
-	current *redis.PubSub       // nil between two sessions
-	running bool                // run is, or will look at topics again before it ends
+	running bool                // run runs, and will look at topics before it ends
 	closed  bool
 	broken  bool // since the last confirmation
 	fails   int  // errors in a row
@@ -150,18 +147,15 @@ func (h *hub) close(timeout time.Duration) error {
 }
 
 // confirm wakes who waits for channel, which is subscribed from now on.
-func (h *hub) confirm(ps *redis.PubSub, channel string) {
-	if h.confirmed(ps, channel) {
+func (h *hub) confirm(channel string) {
+	if h.confirmed(channel) {
 		h.log.Info("result wake-ups are back")
 	}
 }
 
-func (h *hub) confirmed(ps *redis.PubSub, channel string) (mended bool) {
+func (h *hub) confirmed(channel string) (mended bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.current != ps {
-		return false
-	}
 	mended, h.broken, h.fails = h.broken, false, 0
 	if t := h.topics[channel]; t != nil {
 		if !t.live.Swap(true) {
@@ -195,12 +189,8 @@ func (h *hub) wakeAll() {
 
 // interrupted notes that no messages come for the time being, and returns the
 // number of errors in a row.
-func (h *hub) interrupted(ps *redis.PubSub, err error) int {
+func (h *hub) interrupted(err error) int {
 	h.mu.Lock()
-	if h.current != ps {
-		h.mu.Unlock()
-		return 0
-	}
 	h.allDead()
 	h.fails++
 	fails, news := h.fails, !h.broken

@@ -20,10 +20,25 @@ const (
 	refusedBackoff = 30 * time.Second // after SUBSCRIBE was refused again and again
 )
 
-// run holds sessions as long as somebody waits.
+// run holds sessions, one after the other, as long as somebody waits.
 func (h *hub) run() {
-	for h.session() && h.pause(h.backoff(refusedBackoff)) {
+	for {
+		refused := h.session()
+		if h.ctx.Err() != nil || h.stop() {
+			return
+		}
+		if refused && !h.pause(h.backoff(refusedBackoff)) {
+			return
+		}
 	}
+}
+
+// stop reports whether nobody waits; run must then end.
+func (h *hub) stop() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.running = len(h.topics) > 0
+	return !h.running
 }
 
 // pause reports whether there is somebody to go on for after d.
@@ -33,7 +48,7 @@ func (h *hub) pause(d time.Duration) bool {
 	for {
 		select {
 		case <-timer.C:
-			return !h.stop()
+			return true
 		case <-h.kick:
 			if h.stop() {
 				return false
@@ -45,21 +60,19 @@ func (h *hub) pause(d time.Duration) bool {
 }
 
 // session subscribes on one go-redis subscription, which connects again by
-// itself, until nobody waits, the hub is closed, or the server refuses. In the
-// last case it reports true: try again later.
-func (h *hub) session() (again bool) {
+// itself, until nobody has waited for a while, the server refuses, or the hub is
+// closed.
+func (h *hub) session() (refused bool) {
 	ctx, cancel := context.WithCancel(h.ctx)
-	defer cancel()
 	ps := h.rdb.Subscribe(ctx)
-	h.begin(ps)
-	refused := make(chan struct{})
+	h.begin()
+	ended := make(chan struct{})
 	var receiver sync.WaitGroup
 	receiver.Go(func() {
-		defer close(refused)
+		defer close(ended)
 		h.receive(ctx, ps)
 	})
 	defer func() {
-		h.end()
 		cancel()
 		_ = ps.Close() // ends the receiver
 		receiver.Wait()
@@ -83,10 +96,10 @@ func (h *hub) session() (again bool) {
 		select {
 		case <-kick:
 		case <-timer.C:
-			if idle && h.stop() {
+			if idle {
 				return false
 			}
-		case <-refused:
+		case <-ended:
 			return true
 		case <-ctx.Done():
 			return false
@@ -94,33 +107,15 @@ func (h *hub) session() (again bool) {
 	}
 }
 
-// begin makes ps the current subscription, with everything to be subscribed.
-func (h *hub) begin(ps *redis.PubSub) {
+// begin notes that nothing is subscribed and everything shall be.
+func (h *hub) begin() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.current = ps
+	h.allDead()
 	clear(h.changed)
 	for channel := range h.topics {
 		h.changed[channel] = struct{}{}
 	}
-}
-
-func (h *hub) end() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.current = nil
-	h.allDead()
-}
-
-// stop ends run if nobody waits.
-func (h *hub) stop() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if len(h.topics) > 0 {
-		return false
-	}
-	h.running = false
-	return true
 }
 
 // flush subscribes and unsubscribes what has changed. What could not be
@@ -170,7 +165,7 @@ func (h *hub) receive(ctx context.Context, ps *redis.PubSub) {
 		switch msg := msg.(type) {
 		case *redis.Subscription:
 			if msg.Kind == "subscribe" {
-				h.confirm(ps, msg.Channel)
+				h.confirm(msg.Channel)
 			}
 		case *redis.Message:
 			h.deliver(msg.Channel, msg.Payload)
@@ -185,7 +180,7 @@ func (h *hub) receive(ctx context.Context, ps *redis.PubSub) {
 			h.wakeAll() // the Redis client was closed: they shall see it
 			return
 		}
-		fails := h.interrupted(ps, err)
+		fails := h.interrupted(err)
 		var reply redis.Error
 		if errors.As(err, &reply) {
 			return

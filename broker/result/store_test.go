@@ -119,6 +119,7 @@ func TestWhatIsNoRecordIsReplaced(t *testing.T) {
 			{"text", "hello, this is no record", true},
 			{"nothing", "", true},
 			{"half a header", "\xC1\x18\x10\x00", true},
+			{"another mark", "\xC2\x18\x10\x00 0123456789abcdef", true},
 			{"another kind", "\xC1\x10\x10\x00 0123456789abcdef", true},
 			{"a final record of a later version", string(later), false},
 		} {

@@ -1,6 +1,7 @@
 package result
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -202,13 +203,13 @@ func TestAResultStoredJustBeforeTheSubscriptionIsFound(t *testing.T) {
 // The same for one who joins a subscription that is already there.
 func TestAResultStoredJustBeforeJoiningASubscriptionIsFound(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bubble) {
-		first := b.wait(t.Context(), "x")
 		start := time.Now()
+		first := b.wait(t.Context(), "x")
 		b.hook(func(p *server.Peer, cmd string, args ...string) bool {
 			if cmd == "GET" { // the second waiter's first one
-				p.WriteNull()
-				b.hook(nil)
+				b.refuse("PUBLISH") // the message goes by
 				b.finish("x")
+				p.WriteNull()
 				return true
 			}
 			return false
@@ -217,7 +218,7 @@ func TestAResultStoredJustBeforeJoiningASubscriptionIsFound(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, Success, r.State)
 		require.Zero(t, time.Since(start))
-		b.succeeded(first, start, 0)
+		b.succeeded(first, start, rereadInterval)
 	})
 }
 
@@ -419,6 +420,67 @@ func TestAConnectionThatIsCutOnSubscribeIsNotDialledWithoutPause(t *testing.T) {
 		w := <-out
 		require.NoError(t, w.err)
 		require.LessOrEqual(t, w.at.Sub(start), maxPoll)
+	})
+}
+
+// go-redis connects anew when it cannot write SUBSCRIBE, and then subscribes the
+// earlier channels alone.
+func TestASubscriptionThatCouldNotBeWrittenIsRepeated(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bubble) {
+		opt := b.srv.Options()
+		opt.MaxRetries = -1
+		var broken atomic.Int64
+		opt.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			nc, err := b.srv.Dial(ctx, network, addr)
+			return &brokenConn{Conn: nc, text: []byte("subscribe\r\n$16\r\n" + key + "y"), broken: &broken}, err
+		}
+		rdb := redis.NewClient(opt)
+		defer func() { _ = rdb.Close() }()
+		c := newClient(t, rdb, Config{})
+		for _, id := range []string{"x", "y"} {
+			go func() { _, _ = c.Wait(t.Context(), id) }()
+			synctest.Wait()
+		}
+		require.EqualValues(t, 1, broken.Load())
+		time.Sleep(maxBackoff)
+		require.EqualValues(t, 2, c.Stats().Subscriptions)
+		require.NoError(t, c.Close())
+	})
+}
+
+// A brokenConn fails, once, to write text.
+type brokenConn struct {
+	net.Conn
+	text   []byte
+	broken *atomic.Int64
+}
+
+func (c *brokenConn) Write(p []byte) (int, error) {
+	if bytes.Contains(p, c.text) && c.broken.CompareAndSwap(0, 1) {
+		return 0, net.ErrClosed
+	}
+	return c.Conn.Write(p)
+}
+
+func TestWhoJoinsDuringAnOutageDoesNotDialForTheSubscription(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bubble) {
+		opt := b.srv.Options()
+		opt.MaxRetries, opt.DialerRetries = -1, 1
+		var dials atomic.Int64
+		opt.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			dials.Add(1)
+			return b.srv.Dial(ctx, network, addr)
+		}
+		rdb := redis.NewClient(opt)
+		defer func() { _ = rdb.Close() }()
+		c := newClient(t, rdb, Config{})
+		b.srv.Stop()
+		for i := range 100 {
+			go func() { _, _ = c.Wait(t.Context(), fmt.Sprint(i)) }()
+			synctest.Wait()
+		}
+		require.Less(t, dials.Load(), int64(110), "a read of each, and few for the subscription")
+		require.NoError(t, c.Close())
 	})
 }
 
