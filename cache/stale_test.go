@@ -259,3 +259,122 @@ func TestAHostileWriterCausesNoStaleRead(t *testing.T) {
 	t.Logf("%d reads, %d loads", reads.Load(), db.loads.Load())
 	require.Positive(t, reads.Load())
 }
+
+// slowReply holds the replies of one script back for a second.
+type slowReply struct{ script *redis.Script }
+
+func (h slowReply) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (h slowReply) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if cmd.Name() == "evalsha" && cmd.Args()[1] == h.script.Hash() {
+			time.Sleep(time.Second)
+		}
+		return err
+	}
+}
+
+func (h slowReply) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// The moments at which a Delete by another process does the most harm: just
+// after a step has been taken, whose reply is on its way.
+func TestWhoComesAfterADeleteDoesNotGetWhatAFlightHadBefore(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		slow *redis.Script
+		held string // what another process had stored when the first caller came
+		want int64  // what the first caller gets
+	}{
+		{"the value was stored, and who stored it does not know yet", fillScript, "", 1},
+		{"the value was there, and who asked for a lease does not know yet", acquireScript, "100", 100},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, rdb := newServer(t)
+				here := NewView[string, int64](newClient(t, rdb, Config{}), "v", ViewConfig{Plain: true})
+				there := NewView[string, int64](newClient(t, s.Client(t), Config{}), "v", ViewConfig{Plain: true})
+				require.NoError(t, acquireScript.Load(t.Context(), rdb).Err())
+				require.NoError(t, fillScript.Load(t.Context(), rdb).Err())
+				var loads atomic.Int64
+				load := func(context.Context, string) (int64, error) { return loads.Add(1), nil }
+				if test.held != "" { // after the first caller's read
+					rdb.AddHook(setAfterGet{s, test.held})
+				}
+				rdb.AddHook(slowReply{test.slow})
+
+				first := goFetch(t.Context(), here, "k", load)
+				synctest.Wait()
+				before := loads.Load()
+				require.NoError(t, there.Delete(t.Context(), "k"))
+				second, err := here.Fetch(t.Context(), "k", load)
+				require.NoError(t, err)
+				require.Equal(t, before+1, second, "loaded after the Delete")
+				require.Equal(t, fetched[int64]{test.want, nil}, <-first, "it came before the Delete")
+			})
+		})
+	}
+}
+
+// setAfterGet lets a value appear right after the first GET.
+type setAfterGet struct {
+	server *testserver.Server
+	value  string
+}
+
+func (h setAfterGet) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (h setAfterGet) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	var once sync.Once
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if cmd.Name() == "get" {
+			once.Do(func() { _ = h.server.Set("redisha:cache:v:k", h.value) })
+		}
+		return err
+	}
+}
+
+func (h setAfterGet) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func TestALoadThatADeleteOrSetOvertookIsNotStored(t *testing.T) {
+	for name, write := range map[string]func(context.Context, *View[string, int64]) error{
+		"Delete": func(ctx context.Context, v *View[string, int64]) error { return v.Delete(ctx, "k") },
+		"Set":    func(ctx context.Context, v *View[string, int64]) error { return v.Set(ctx, "k", 50) },
+	} {
+		for _, elsewhere := range []bool{true, false} {
+			t.Run(fmt.Sprint(name, ", elsewhere ", elsewhere), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s, rdb := newServer(t)
+					c := newClient(t, rdb, Config{})
+					here := NewView[string, int64](c, "v", ViewConfig{})
+					writer := here
+					if elsewhere {
+						writer = NewView[string, int64](newClient(t, s.Client(t), Config{}), "v", ViewConfig{})
+					}
+					src := newSource(int64(1))
+					first := goFetch(t.Context(), here, "k", src.load)
+					<-src.began
+					require.NoError(t, write(t.Context(), writer))
+					later := goFetch(t.Context(), here, "k", func(context.Context, string) (int64, error) { return 2, nil })
+					synctest.Wait()
+					close(src.release)
+					require.Equal(t, fetched[int64]{1, nil}, <-first)
+					want := int64(2)
+					if name == "Set" {
+						want = 50
+					}
+					require.Equal(t, fetched[int64]{want, nil}, <-later)
+					got, err := here.Get(t.Context(), "k")
+					require.NoError(t, err)
+					require.Equal(t, want, got)
+					require.EqualValues(t, 1, c.Stats().FillsRefused)
+				})
+			})
+		}
+	}
+}
