@@ -30,7 +30,8 @@ type maintenance struct {
 	// each has a whole lease to be heard of again.
 	quiet time.Time
 
-	server, local time.Time // the server's clock, and when it was read
+	server, local time.Time // the server's clock, and when it was asked for
+	renewAt       time.Time // while elected; zero otherwise
 	reapAt        time.Time
 	lanesAt       time.Time
 }
@@ -56,11 +57,25 @@ func (s *source) maintain() {
 	}
 }
 
-// once does what is to do, and returns for how long nothing is.
+// once does what is to do, and returns for how long nothing is. Between two
+// renewals of its term it only looks whether a task is due, which is cheap.
 func (m *maintenance) once(ctx context.Context) (time.Duration, error) {
+	if m.s.distrust.Swap(false) {
+		m.distrust()
+	}
+	if time.Now().Before(m.renewAt) {
+		if next, known := m.peek(ctx); known && (next.IsZero() || next.After(m.serverNow())) {
+			return m.until(next), m.rest(ctx)
+		}
+	}
+	return m.term(ctx)
+}
+
+// term begins or renews the term, and moves the tasks that are due.
+func (m *maintenance) term(ctx context.Context) (time.Duration, error) {
 	s := m.s
-	term := min(maxTerm, s.r.w.cfg.Lease/3)
-	sent := time.Now()
+	term, sent := min(maxTerm, s.r.w.cfg.Lease/3), time.Now()
+	m.renewAt = time.Time{}
 	reply, err := maintainScript.Run(ctx, s.r.w.c.conn, s.p.maintainKeys(), s.r.name, term.Milliseconds(), maxDue).Slice()
 	if err == nil && len(reply) != 5 {
 		err = fmt.Errorf("maintain.lua returned %d values", len(reply))
@@ -69,29 +84,44 @@ func (m *maintenance) once(ctx context.Context) (time.Duration, error) {
 		m.distrust()
 		return min(term, time.Second), err
 	}
-	elected, now := reply[0] == int64(1), time.UnixMilli(int64(toUint(reply[1])))
-	moved, next := toUint(reply[2]), time.UnixMilli(int64(toUint(reply[3])))
-	m.watchClock(now, sent)
-	if s.distrust.Swap(false) {
-		m.distrust()
+	m.watchClock(time.UnixMilli(int64(toUint(reply[1]))), sent)
+	moved, next := toUint(reply[2]), time.Time{}
+	if ms := toUint(reply[3]); ms > 0 {
+		next = time.UnixMilli(int64(ms))
 	}
-	if !elected {
-		return max(min(next.Sub(now), time.Second), time.Millisecond), nil
+	if reply[0] != int64(1) {
+		return max(min(next.Sub(m.server), time.Second), time.Millisecond), nil
 	}
+	m.renewAt = sent.Add(term / 3)
 	s.r.w.c.counts.due.Add(moved)
+	err = m.rest(ctx)
 	if message := toString(reply[4]); message != "" {
-		return maintainEvery, errors.Join(errors.New(message), m.rest(ctx))
+		return maintainEvery, errors.Join(errors.New(message), err)
 	}
-	if err := m.rest(ctx); err != nil {
-		return maintainEvery, err
+	if moved == maxDue {
+		return 0, err
 	}
-	switch {
-	case moved == maxDue:
-		return 0, nil
-	case toUint(reply[3]) == 0:
-		return maintainEvery, nil
+	return m.until(next), err
+}
+
+// peek returns when the next delayed task is due, zero if there is none.
+func (m *maintenance) peek(ctx context.Context) (next time.Time, known bool) {
+	first, err := m.s.r.w.c.conn.ZRangeWithScores(ctx, m.s.p.delayed, 0, 0).Result()
+	if err != nil || len(first) == 0 {
+		return time.Time{}, err == nil
 	}
-	return max(min(next.Sub(now), maintainEvery), time.Millisecond), nil
+	return time.UnixMilli(int64(first[0].Score)), true
+}
+
+// serverNow is the server's time, or a round trip later.
+func (m *maintenance) serverNow() time.Time { return m.server.Add(time.Since(m.local)) }
+
+// until is how long to wait for what is due at next, or may be published meanwhile.
+func (m *maintenance) until(next time.Time) time.Duration {
+	if next.IsZero() {
+		return maintainEvery
+	}
+	return max(min(next.Sub(m.serverNow()), maintainEvery), time.Millisecond)
 }
 
 // distrust gives every worker a whole lease to be heard of.

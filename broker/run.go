@@ -23,6 +23,8 @@ type run struct {
 	work    context.Context // parent of the handlers' contexts
 	cancel  context.CancelCauseFunc
 	settled chan struct{} // closed when all verdicts are stored, or given up
+	dead    chan struct{} // closed when the connection will never serve again
+	die     sync.Once
 
 	executors sync.WaitGroup
 	fetchers  sync.WaitGroup
@@ -50,7 +52,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	r := &run{
 		w: w, name: instanceName(), handlers: w.handlers,
 		slots: make(chan struct{}, w.cfg.Concurrency), tasks: make(chan *task, w.cfg.Concurrency),
-		base: context.WithoutCancel(ctx), settled: make(chan struct{}),
+		base: context.WithoutCancel(ctx), settled: make(chan struct{}), dead: make(chan struct{}),
 	}
 	r.stop, r.stopAll = context.WithCancelCause(ctx)
 	defer r.stopAll(nil)
@@ -97,6 +99,7 @@ func (r *run) stopWithClient() (detach func()) {
 func (r *run) fail(err error) {
 	r.stopAll(err)
 	r.cancel(err)
+	r.die.Do(func() { close(r.dead) })
 }
 
 // end chooses what Run returns.
@@ -112,6 +115,7 @@ func (r *run) end(err error) error {
 
 // open finds the partitions of the queues, for as long as that takes.
 func (r *run) open() error {
+	var logged time.Time
 	for _, name := range r.w.queueNames() {
 		for pause := newPause(); ; {
 			q, err := r.w.c.queue(r.stop, name)
@@ -127,7 +131,10 @@ func (r *run) open() error {
 			if outcomeOf(err, true) == final || errors.Is(err, errMetadata) {
 				return fmt.Errorf("queue %q: %w", name, err)
 			}
-			r.w.log.Warn("queue not reachable", "queue", name, "err", err)
+			if time.Since(logged) > 10*time.Second {
+				logged = time.Now()
+				r.w.log.Warn("queue not reachable", "queue", name, "err", err)
+			}
 			pause.wait(r.stop.Done())
 		}
 	}

@@ -140,9 +140,27 @@ func (s *source) settle() {
 		case <-stop:
 			stop = nil // from now on verdicts must not wait
 		case <-s.r.settled:
-			s.r.w.log.Error("verdicts lost: these tasks will run again", "queue", s.p.queue, "partition", s.p.index, "tasks", len(failed))
+			s.abandon(in, failed)
+			return
+		case <-s.r.dead:
+			s.abandon(in, failed)
 			return
 		}
+	}
+}
+
+// abandon gives up what cannot be stored: these tasks will run again.
+func (s *source) abandon(in <-chan *verdict, failed []*verdict) {
+	n := len(failed)
+	if in != nil {
+		for v := range in { // until the executors have ended
+			if v.kind != noteVerdict {
+				n++
+			}
+		}
+	}
+	if n > 0 {
+		s.r.w.log.Error("verdicts lost: these tasks will run again", "queue", s.p.queue, "partition", s.p.index, "tasks", n)
 	}
 }
 

@@ -14,7 +14,7 @@
 local consumer = ARGV[1]
 local alive = ARGV[2] == '1' and redis.call('EXISTS', KEYS[10]) == 1
 local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local now = tonumber(time[1]) * 1000 + math.ceil(tonumber(time[2]) / 1000) -- upwards, else a delay might be short
 
 local function failed(reply)
   return type(reply) == 'table' and reply.err

@@ -44,6 +44,7 @@ end
 
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local up = tonumber(time[1]) * 1000 + math.ceil(tonumber(time[2]) / 1000) -- else a delay might be short
 local stamp, n = '', now
 for _ = 1, 6 do
   stamp = string.char(n % 256) .. stamp
@@ -60,7 +61,7 @@ while at <= #ARGV do
     if due == '' then
       due = now
     elseif string.sub(due, 1, 1) == '+' then
-      due = now + tonumber(string.sub(due, 2))
+      due = up + tonumber(string.sub(due, 2))
     else
       due = tonumber(due)
     end

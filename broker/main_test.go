@@ -1,9 +1,0 @@
-package broker
-
-import (
-	"testing"
-
-	"github.com/redisha/redisha/internal/redistest"
-)
-
-func TestMain(m *testing.M) { redistest.Main(m) }
