@@ -2,6 +2,7 @@ package lock
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redisha/redisha/breaker"
 	"github.com/redisha/redisha/internal/testserver"
 )
 
@@ -204,14 +206,20 @@ func TestWhatWasNeverSentNeedsNoDelete(t *testing.T) {
 		srv := testserver.New(t)
 		cn := ownClient(t, srv)
 		c := open(t, cn, Config{CloseTimeout: time.Minute})
-		require.NoError(t, c.Check(t.Context()))
+		require.NoError(t, acquire(t, c, "k").Release(t.Context()))
 		srv.Stop()
 		_ = cn.Ping(t.Context()) // drops the connection
-		for range 20 {           // refused connections, then the breaker
+		opened := false
+		for range 20 { // refused connections, then the breaker
 			_, err := c.TryAcquire(t.Context(), "k")
 			require.Error(t, err)
+			opened = opened || errors.Is(err, breaker.ErrOpen)
 		}
-		require.Zero(t, c.sweeper.chore.next)
+		require.True(t, opened)
+		synctest.Wait()
+		c.sweeper.mu.Lock()
+		require.Empty(t, c.sweeper.left)
+		c.sweeper.mu.Unlock()
 		start := time.Now()
 		require.NoError(t, c.Close())
 		require.Zero(t, time.Since(start))

@@ -262,7 +262,7 @@ func TestALockUserNeedsTheCommandsThatTheErrorLists(t *testing.T) {
 		opt.Username, opt.Password, opt.DisableIdentity = name, "secret", true
 		rdb := redis.NewClient(opt)
 		defer rdb.Close()
-		c := open(t, rdb, Config{TTL: 300 * time.Millisecond})
+		c := open(t, rdb, Config{TTL: 1500 * time.Millisecond})
 		defer c.Close()
 		require.NoError(t, admin.ScriptFlush(t.Context()).Err()) // so that EVAL is needed
 		l, err := c.TryAcquire(t.Context(), "k")

@@ -53,7 +53,7 @@ func TestALeaseEndsJustBeforeItsKeyWhenTheServerIsAway(t *testing.T) {
 					start := time.Now()
 					l := acquire(t, c, "report")
 					disturb(srv, n)
-					<-l.Context().Done()
+					within(t, l.Context(), 2*time.Hour, ErrLost)
 					require.Equal(t, deadline(ttl), time.Since(start), "exactly: time is virtual")
 					require.ErrorIs(t, context.Cause(l.Context()), ErrLost)
 					require.EqualError(t, context.Cause(l.Context()), `lock: "report": lease lost: it was not renewed in time`)
@@ -68,6 +68,22 @@ func TestALeaseEndsJustBeforeItsKeyWhenTheServerIsAway(t *testing.T) {
 			})
 		}
 	}
+}
+
+func TestARenewedLeaseEndsJustBeforeItsKeyToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const ttl = 30 * time.Second
+		srv := testserver.New(t)
+		rdb, n := throughNetwork(t, srv)
+		c := open(t, rdb, Config{TTL: ttl})
+		start := time.Now()
+		l := acquire(t, c, "report")
+		time.Sleep(75 * time.Second)
+		n.silence(true) // the last renewal was after 70 s
+		within(t, l.Context(), 2*time.Hour, ErrLost)
+		require.Equal(t, 70*time.Second+deadline(ttl), time.Since(start))
+		require.ErrorIs(t, l.Release(t.Context()), ErrLost)
+	})
 }
 
 func TestALeaseSurvivesAnOutageShorterThanWhatItHasLeft(t *testing.T) {
@@ -105,7 +121,7 @@ func TestARenewalWhoseAnswerIsCutCountsAsNone(t *testing.T) {
 		start := time.Now()
 		l := acquire(t, c, "report")
 		n.cutAfter(0)
-		<-l.Context().Done()
+		within(t, l.Context(), 2*time.Hour, ErrLost)
 		require.Equal(t, deadline(30*time.Second), time.Since(start))
 		require.True(t, srv.Exists("redisha:lock:{report}"), "the server has renewed it")
 		n.cutAfter(-1)
@@ -127,7 +143,7 @@ func TestALeaseIsLostWithTheNextRenewalWhenItsKeyIsGone(t *testing.T) {
 			start := time.Now()
 			l := acquire(t, c, "k")
 			disturb()
-			<-l.Context().Done()
+			within(t, l.Context(), 2*time.Hour, ErrLost)
 			require.Equal(t, 10*time.Second, time.Since(start), name)
 			require.ErrorIs(t, context.Cause(l.Context()), ErrLost)
 			srv.Del("redisha:lock:{k}")
@@ -206,7 +222,7 @@ func TestAHookThatSwallowsAPipelineRenewsNothing(t *testing.T) {
 		start := time.Now()
 		l := acquire(t, c, "k")
 		rdb.AddHook(swallow{})
-		<-l.Context().Done()
+		within(t, l.Context(), 2*time.Hour, ErrLost)
 		require.Equal(t, deadline(30*time.Second), time.Since(start))
 		_, err := c.TryAcquire(t.Context(), "other")
 		require.ErrorContains(t, err, "fencing token: ")
@@ -336,6 +352,21 @@ func TestWaitersPollLessAndLessOften(t *testing.T) {
 	})
 }
 
+func TestMaxWaitBoundsTheWaitAndNotTheLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, testserver.New(t).Client(t), Config{})
+		start := time.Now()
+		l, err := c.Acquire(t.Context(), "k", MaxWait(time.Minute))
+		require.NoError(t, err)
+		_, err = c.Acquire(t.Context(), "k", MaxWait(time.Minute))
+		require.ErrorIs(t, err, ErrNotAcquired)
+		require.Equal(t, time.Minute, time.Since(start))
+		time.Sleep(time.Hour)
+		require.NoError(t, l.Context().Err())
+		require.NoError(t, l.Release(t.Context()))
+	})
+}
+
 func TestALeaseOutlivesItsParentUntilItsHolderLetsGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := testserver.New(t)
@@ -344,8 +375,7 @@ func TestALeaseOutlivesItsParentUntilItsHolderLetsGo(t *testing.T) {
 		defer cancel()
 		l, err := c.TryAcquire(ctx, "k")
 		require.NoError(t, err)
-		<-l.Context().Done()
-		require.ErrorIs(t, context.Cause(l.Context()), errTest)
+		within(t, l.Context(), 2*time.Minute, errTest)
 		time.Sleep(time.Hour)
 		require.True(t, srv.Exists("redisha:lock:{k}"), "its holder may still be at work")
 		require.NoError(t, l.Release(ctx))
