@@ -148,10 +148,16 @@ func TestTwoClientsStandSideBySideUnderTheirLabels(t *testing.T) {
 }
 
 func TestALabelThatPrometheusRefusesFailsTheScrapeAlone(t *testing.T) {
-	named := open(t, redishatest.New(t)).Cache
-	reg := registryOf(t, &redisha.Clients{Caches: map[string]*cache.Client{"\xff": named}})
-	_, err := reg.Gather()
+	clients := open(t, redishatest.New(t))
+	reg := registryOf(t, &redisha.Clients{Caches: map[string]*cache.Client{"\xff": clients.Cache}, Locks: clients.Locks})
+	families, err := reg.Gather()
 	require.ErrorContains(t, err, "not valid UTF-8")
+	require.False(t, strings.Contains(err.Error(), "panic recovered"), "a panic in Collect")
+	var names []string
+	for _, f := range families {
+		names = append(names, f.GetName())
+	}
+	require.Contains(t, names, "redisha_locks_held_leases", "the rest is there")
 }
 
 func TestScrapesAreSafeBesideWorkAndEachOther(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redisha/redisha/internal/conn"
 	"github.com/redisha/redisha/redisha"
 	"github.com/redisha/redisha/redisha/redishatest"
 )
@@ -90,6 +91,9 @@ func changes(before, after map[string]float64) []string {
 func TestEveryFieldOfStatisticsIsShownByItsMetric(t *testing.T) {
 	clients := open(t, redishatest.New(t))
 	cache, broker, results, locks := clients.Cache.Stats(), clients.Broker.Stats(), clients.Results.Stats(), clients.Locks.Stats()
+	for _, c := range []*conn.Stats{&cache.Conn, &broker.Conn, &results.Conn, &locks.Conn} {
+		c.Commands.Latency = c.Commands.Latency[:1] // all are alike, and long
+	}
 	var lines []string
 	for _, role := range []struct {
 		role   redisha.Role
