@@ -131,7 +131,8 @@ type network struct {
 	mu       sync.Mutex
 	down     bool
 	conns    map[net.Conn]bool
-	dropNext int // replies to drop, together with their connections
+	dropNext int    // replies to drop, together with their connections
+	dropWith string // drop the next reply that contains this
 }
 
 // throughNetwork returns a client of the same server with connections of its own.
@@ -190,6 +191,13 @@ func (n *network) drop(k int) {
 	n.dropNext = k
 }
 
+// dropReplyWith lets the next reply that contains s get lost, with its connection.
+func (n *network) dropReplyWith(s string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.dropWith = s
+}
+
 type cuttable struct {
 	net.Conn
 	n *network
@@ -201,6 +209,8 @@ func (c *cuttable) Read(p []byte) (int, error) {
 	drop := err == nil && c.n.dropNext > 0
 	if drop {
 		c.n.dropNext--
+	} else if err == nil && c.n.dropWith != "" && bytes.Contains(p[:k], []byte(c.n.dropWith)) {
+		drop, c.n.dropWith = true, ""
 	}
 	c.n.mu.Unlock()
 	if drop {
