@@ -30,7 +30,10 @@ func (s *source) fetch() {
 			}
 			continue
 		}
-		err := s.lookForLost(l)
+		found, err := s.lookForLost(l)
+		if found > 0 {
+			retry.reset()
+		}
 		if err == nil {
 			err = s.fetchOnce(l)
 		}
@@ -255,13 +258,13 @@ func (s *source) unblock(ctx context.Context) bool {
 // lookForLost looks for tasks that Redis has delivered to this consumer and that
 // this run does not know: the reply that brought them was lost. They are
 // started; what was acknowledged is acknowledged again.
-func (s *source) lookForLost(l *lease) error {
+func (s *source) lookForLost(l *lease) (found int, err error) {
 	if !s.mustLook() {
-		return nil
+		return 0, nil
 	}
 	lost, err := s.lost(l)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, d := range lost {
 		if d.raw == nil {
@@ -271,12 +274,13 @@ func (s *source) lookForLost(l *lease) error {
 		select {
 		case <-s.r.slots:
 		case <-s.r.stop.Done():
-			return nil // releaseLost follows
+			return found, nil // releaseLost follows
 		}
 		s.r.w.c.counts.recovered.Inc()
+		found++
 		s.start(l, []delivered{d})
 	}
-	return nil
+	return found, nil
 }
 
 // mustLook reports whether it is time, and sets the next one.
