@@ -53,28 +53,11 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 	cfg.Namespace = "quickstart"
 	cfg.Application = "quickstart"
 	cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	embedded, err := redishatest.Start()
+	stop, err := fillIn(&cfg, out)
 	if err != nil {
 		return err
 	}
-	defer embedded.Close()
-	fmt.Fprintln(out, "endpoints")
-	for _, role := range []struct {
-		name     string
-		endpoint *redisha.Endpoint
-	}{
-		{"cache", &cfg.Cache.Endpoint},
-		{"broker", &cfg.Broker.Endpoint},
-		{"results", &cfg.Results.Endpoint},
-		{"locks", &cfg.Locks.Endpoint},
-	} {
-		origin := "from the environment"
-		if role.endpoint.URL == "" {
-			role.endpoint.URL = embedded.URL()
-			origin = "embedded server"
-		}
-		fmt.Fprintf(out, "  %-8s %s (%s)\n", role.name, role.endpoint.URL, origin)
-	}
+	defer stop()
 
 	clients, err := redisha.Open(ctx, cfg)
 	if err != nil {
@@ -110,6 +93,40 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 			return nil
 		}
 	}
+}
+
+// fillIn lets roles that the environment does not configure use a server inside
+// this process, until stop is called.
+func fillIn(cfg *redisha.Config, out io.Writer) (stop func(), err error) {
+	var embedded *redishatest.Server
+	stop = func() {
+		if embedded != nil {
+			embedded.Close()
+		}
+	}
+	fmt.Fprintln(out, "endpoints")
+	for _, role := range []struct {
+		name     redisha.Role
+		endpoint *redisha.Endpoint
+	}{
+		{redisha.Cache, &cfg.Cache.Endpoint},
+		{redisha.Broker, &cfg.Broker.Endpoint},
+		{redisha.Results, &cfg.Results.Endpoint},
+		{redisha.Locks, &cfg.Locks.Endpoint},
+	} {
+		origin := "from the environment"
+		if role.endpoint.URL == "" {
+			if embedded == nil {
+				if embedded, err = redishatest.Start(); err != nil {
+					return stop, err
+				}
+			}
+			role.endpoint.URL = embedded.URL()
+			origin = "embedded server"
+		}
+		fmt.Fprintf(out, "  %-8s %s (%s)\n", role.name, role.endpoint.URL, origin)
+	}
+	return stop, nil
 }
 
 // serveMetrics serves the collector until stop is called.
