@@ -17,7 +17,10 @@ import (
 
 // A scripts runs the scripts of one partition, for tests.
 type scripts struct {
-	t   testing.TB
+	t interface {
+		require.TestingT
+		Helper()
+	}
 	rdb redis.UniversalClient
 	p   *partition
 }

@@ -22,6 +22,7 @@ type Client struct {
 	log   *slog.Logger
 	stats counters
 
+	budget    budget        // of reads; unused if Config.ReadTimeout is negative
 	fallbacks chan struct{} // a place for each load past Redis
 	running   group         // flights and loads
 	ctx       context.Context
@@ -47,6 +48,7 @@ func New(rdb redis.UniversalClient, cfg Config) (*Client, error) {
 		cfg:       cfg,
 		root:      cfg.root(),
 		log:       cmp.Or(cfg.Logger, c.Logger()),
+		budget:    budget{limit: cfg.ReadTimeout},
 		fallbacks: make(chan struct{}, cfg.MaxFallbacks),
 		running:   group{idle: make(chan struct{})},
 	}
@@ -72,6 +74,7 @@ func (c *Client) Check(ctx context.Context) error {
 func (c *Client) Close() error {
 	idle := c.running.close()
 	c.stop(ErrClosed)
+	c.budget.stop()
 	timeout := time.NewTimer(c.cfg.CloseTimeout)
 	defer timeout.Stop()
 	select {
@@ -96,10 +99,26 @@ func (c *Client) ready(ctx context.Context, op string) error {
 	return nil
 }
 
-// get reads key within Config.ReadTimeout; nil and no error if it is not there.
-func (c *Client) get(ctx context.Context, key string) ([]byte, error) {
-	ctx, cancel := c.readContext(ctx)
+// read reads key within Config.ReadTimeout of start; nil and no error if it is
+// not there.
+func (c *Client) read(ctx context.Context, key string, start time.Time) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if c.cfg.ReadTimeout > 0 {
+		ctx = c.budget.context(ctx, start)
+	}
+	return c.get(ctx, key)
+}
+
+// poll is read for a flight, of which there are few: it also ends with ctx.
+func (c *Client) poll(ctx context.Context, key string) ([]byte, error) {
+	ctx, cancel := c.withReadTimeout(ctx)
 	defer cancel()
+	return c.get(ctx, key)
+}
+
+func (c *Client) get(ctx context.Context, key string) ([]byte, error) {
 	b, err := c.rdb.Get(ctx, key).Bytes()
 	if err == redis.Nil { //nolint:errorlint // go-redis returns it bare, and this is the hot path
 		return nil, nil
@@ -110,7 +129,7 @@ func (c *Client) get(ctx context.Context, key string) ([]byte, error) {
 	return b, err
 }
 
-func (c *Client) readContext(ctx context.Context) (context.Context, context.CancelFunc) {
+func (c *Client) withReadTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	if c.cfg.ReadTimeout < 0 {
 		return ctx, func() {}
 	}

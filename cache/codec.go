@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"encoding"
 	"encoding/json"
 	"errors"
@@ -74,7 +75,7 @@ func (rawCodec) Append(dst []byte, v any) ([]byte, error) {
 func (rawCodec) Decode(data []byte, v any) error {
 	switch v := v.(type) {
 	case *[]byte:
-		*v = append(make([]byte, 0, len(data)), data...)
+		*v = bytes.Clone(data)
 		return nil
 	case *string:
 		*v = string(data)
@@ -85,8 +86,19 @@ func (rawCodec) Decode(data []byte, v any) error {
 		rv.SetString(string(data))
 		return nil
 	}
-	rv.SetBytes(append(make([]byte, 0, len(data)), data...))
+	rv.SetBytes(bytes.Clone(data))
 	return nil
+}
+
+// takingCodec is Raw for data that nobody else has: it is not copied.
+type takingCodec struct{ rawCodec }
+
+func (c takingCodec) Decode(data []byte, v any) error {
+	if v, ok := v.(*[]byte); ok {
+		*v = data
+		return nil
+	}
+	return c.rawCodec.Decode(data, v)
 }
 
 func (rawCodec) check(t reflect.Type) error {

@@ -147,6 +147,7 @@ const (
 	defaultLoadTimeout = 10 * time.Second
 	defaultMaxValue    = 1 << 20
 	maxMaxValue        = 512 << 20
+	defaultMinCompress = 256
 )
 
 func (c ViewConfig) withDefaults(role Config) ViewConfig {
@@ -155,6 +156,7 @@ func (c ViewConfig) withDefaults(role Config) ViewConfig {
 	c.AbsentTTL = cmp.Or(c.AbsentTTL, min(defaultAbsentTTL, c.TTL))
 	c.LoadTimeout = cmp.Or(c.LoadTimeout, defaultLoadTimeout)
 	c.MaxValueBytes = cmp.Or(c.MaxValueBytes, defaultMaxValue)
+	c.MinCompressBytes = cmp.Or(c.MinCompressBytes, defaultMinCompress)
 	if c.Codec == nil {
 		c.Codec = JSON
 	}

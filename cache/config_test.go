@@ -60,7 +60,7 @@ func TestDefaultsOfAView(t *testing.T) {
 	cfg := ViewConfig{}.withDefaults(Config{})
 	require.NoError(t, cfg.validate("name"))
 	require.Equal(t, ViewConfig{
-		TTL: time.Hour, AbsentTTL: 10 * time.Second, LoadTimeout: 10 * time.Second, Codec: JSON, MaxValueBytes: 1 << 20,
+		TTL: time.Hour, AbsentTTL: 10 * time.Second, LoadTimeout: 10 * time.Second, Codec: JSON, MaxValueBytes: 1 << 20, MinCompressBytes: 256,
 	}, cfg)
 	ofRole := ViewConfig{}.withDefaults(Config{TTL: time.Minute, MinCompressBytes: 99})
 	require.Equal(t, time.Minute, ofRole.TTL)

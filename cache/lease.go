@@ -48,7 +48,7 @@ func shaOf(b []byte) string {
 // acquire takes the load lease on key for ttl, also if the key holds the bytes
 // whose SHA-1 is dead. If it could not, held is what the key holds.
 func (c *Client) acquire(ctx context.Context, key string, lease []byte, ttl time.Duration, dead string) (held []byte, ok bool, err error) {
-	ctx, cancel := c.readContext(ctx)
+	ctx, cancel := c.withReadTimeout(ctx)
 	defer cancel()
 	reply, err := acquireScript.Run(ctx, c.rdb, []string{key}, lease, millis(ttl), dead).Result()
 	if err != nil {

@@ -75,7 +75,7 @@ func (s *search[K, V]) find(first found) result[V] {
 			err   error
 		)
 		if pause > 0 {
-			held, err = v.c.get(s.ctx, s.redisKey)
+			held, err = v.c.poll(s.ctx, s.redisKey)
 		} else {
 			held, taken, err = v.c.acquire(s.ctx, s.redisKey, s.lease, ttl, sha)
 		}
@@ -88,7 +88,7 @@ func (s *search[K, V]) find(first found) result[V] {
 			return s.loadLeased()
 		}
 		var value V
-		switch f := v.decode(s.ctx, s.redisKey, held, &value); f.state {
+		switch f := v.decode(s.ctx, s.redisKey, held, &value, v.cfg.Codec); f.state {
 		case hit:
 			return result[V]{step: step, value: value, body: f.body}
 		case absent:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/redisha/redisha/compress"
@@ -93,10 +94,11 @@ func (v *View[K, V]) unpack(stored []byte) found {
 }
 
 // decode says what stored is, and sets value if it is a hit; else value is zero.
-func (v *View[K, V]) decode(ctx context.Context, redisKey string, stored []byte, value *V) found {
+// The codec is v's, or one that may keep what it decodes.
+func (v *View[K, V]) decode(ctx context.Context, redisKey string, stored []byte, value *V, codec Codec) found {
 	f := v.interpret(stored)
 	if f.state == hit {
-		if err := v.cfg.Codec.Decode(f.body, value); err != nil {
+		if err := codec.Decode(f.body, value); err != nil {
 			f = found{state: dead, err: err}
 			var zero V
 			*value = zero // half of something may be in it
@@ -115,11 +117,11 @@ func (v *View[K, V]) decode(ctx context.Context, redisKey string, stored []byte,
 // read asks Redis for a key, and counts.
 func (v *View[K, V]) read(ctx context.Context, redisKey string, value *V) found {
 	start := time.Now()
-	stored, err := v.c.get(ctx, redisKey)
+	stored, err := v.c.read(ctx, redisKey, start)
 	if err != nil {
 		return found{state: unread, err: v.c.unread(ctx, err, time.Since(start))}
 	}
-	f := v.decode(ctx, redisKey, stored, value)
+	f := v.decode(ctx, redisKey, stored, value, v.reading)
 	n := &v.c.stats
 	n.getTime.Observe(time.Since(start))
 	switch f.state {
@@ -144,22 +146,30 @@ func (e *tooLargeError) Error() string {
 // with how long it took to load. The error is a *tooLargeError, along with the
 // codec's bytes, or the codec's.
 func (v *View[K, V]) encode(value *V, loadTime time.Duration) (body, stored []byte, err error) {
-	if body, err = v.cfg.Codec.Append(nil, value); err != nil {
+	before := make([]byte, 0, 256)
+	if !v.cfg.Plain {
+		before = appendHeader(before, kindValue, header{loadTime: loadMillis(loadTime)})
+	}
+	if stored, err = v.cfg.Codec.Append(before, value); err != nil {
 		return nil, nil, fmt.Errorf("encode: %w", err)
 	}
+	body = slices.Clip(stored[len(before):])
 	if len(body) > v.cfg.MaxValueBytes {
 		v.c.stats.tooLarge.Inc()
 		return body, nil, &tooLargeError{len(body), v.cfg.MaxValueBytes}
 	}
-	stored = make([]byte, 0, headerSize+8+len(body))
-	if !v.cfg.Plain {
-		stored = appendHeader(stored, kindValue, header{loadTime: loadMillis(loadTime)})
+	if !v.staysPlain(body) {
+		stored = v.compress.AppendEncode(slices.Clip(before), body)
 	}
-	n := len(stored)
-	stored = v.compress.AppendEncode(stored, body)
 	v.c.stats.bytesBefore.Add(uint64(len(body)))
-	v.c.stats.bytesAfter.Add(uint64(len(stored) - n))
+	v.c.stats.bytesAfter.Add(uint64(len(stored) - len(before)))
 	return body, stored, nil
+}
+
+// staysPlain spares a copy of what package compress stores as it is.
+func (v *View[K, V]) staysPlain(body []byte) bool {
+	short := v.cfg.MinCompressBytes < 0 || len(body) < v.cfg.MinCompressBytes
+	return short && (len(body) == 0 || body[0] != mark)
 }
 
 // loadMillis fits a load's time into the header.

@@ -24,12 +24,12 @@ func TestGoldenValuesAreWrittenAndReadByAView(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, golden["value"], stored)
 	var got user
-	require.Equal(t, hit, users.decode(t.Context(), "redisha:cache:user:42", golden["value"], &got).state)
+	require.Equal(t, hit, users.decode(t.Context(), "redisha:cache:user:42", golden["value"], &got, users.cfg.Codec).state)
 	require.Equal(t, want, got)
 
 	texts := NewView[int, string](c, "text", ViewConfig{})
 	var s string
-	require.Equal(t, hit, texts.decode(t.Context(), "redisha:cache:text:1", golden["value, body a deflated frame"], &s).state)
+	require.Equal(t, hit, texts.decode(t.Context(), "redisha:cache:text:1", golden["value, body a deflated frame"], &s, texts.cfg.Codec).state)
 	require.Equal(t, strings.Repeat("redisha ", 64), s)
 
 	plain := NewView[int, user](c, "user", ViewConfig{Plain: true})
@@ -144,7 +144,7 @@ func TestADecodedValueNeverHasRestsOfABrokenOne(t *testing.T) {
 	t.Cleanup(func() { _ = c.rdb.UniversalClient.Close() })
 	v := NewView[int, user](c, "user", ViewConfig{Plain: true})
 	var u user
-	f := v.decode(t.Context(), "redisha:cache:user:1", []byte(`{"Name":"half","ID":"no"}`), &u)
+	f := v.decode(t.Context(), "redisha:cache:user:1", []byte(`{"Name":"half","ID":"no"}`), &u, v.cfg.Codec)
 	require.Equal(t, dead, f.state)
 	require.Zero(t, u)
 }
@@ -191,7 +191,7 @@ func FuzzDecode(f *testing.F) {
 		before := bytes.Clone(stored)
 		for _, v := range views {
 			var value []byte
-			found := v.decode(t.Context(), v.prefix, stored, &value)
+			found := v.decode(t.Context(), v.prefix, stored, &value, v.cfg.Codec)
 			require.Equal(t, before, stored)
 			switch found.state {
 			case hit:
@@ -199,7 +199,7 @@ func FuzzDecode(f *testing.F) {
 				_, again, err := v.encode(&value, 0)
 				require.NoError(t, err)
 				var second []byte
-				require.Equal(t, hit, v.decode(t.Context(), v.prefix, again, &second).state)
+				require.Equal(t, hit, v.decode(t.Context(), v.prefix, again, &second, v.cfg.Codec).state)
 				require.Equal(t, string(value), string(second))
 			case dead:
 				require.Equal(t, shaOf(stored), found.sha)
@@ -210,7 +210,7 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 		var u user
-		if users.decode(t.Context(), users.prefix, stored, &u).state != hit {
+		if users.decode(t.Context(), users.prefix, stored, &u, users.cfg.Codec).state != hit {
 			require.Zero(t, u)
 		}
 	})

@@ -32,8 +32,8 @@ type PoolStats struct {
 	Hits     uint64        // commands that found an idle connection
 	Misses   uint64        // commands that had to dial
 	Timeouts uint64        // commands that waited MaxWait in vain
-	Waits    uint64        // commands that waited for a connection
-	Waited   time.Duration // how long they did, together
+	Waits    uint64        // commands that waited for a connection and got one
+	Waited   time.Duration // how long those did, together
 	Stale    uint64        // connections closed for their age, idleness or a broken peer
 }
 
