@@ -1,0 +1,125 @@
+package cache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/cache"
+	"github.com/redisha/redisha/internal/testserver"
+)
+
+type User struct {
+	ID   int64
+	Name string
+}
+
+// connect returns a client of an in-memory server. An application takes
+// Clients.Cache of redisha.Open instead, or gives New its own go-redis client.
+func connect() (c *cache.Client, rdb *redis.Client, closeAll func()) {
+	server, err := testserver.Start()
+	if err != nil {
+		panic(err)
+	}
+	rdb = redis.NewClient(server.Options())
+	if c, err = cache.New(rdb, cache.Config{}); err != nil {
+		panic(err)
+	}
+	return c, rdb, func() {
+		_ = c.Close()
+		_ = rdb.Close()
+		server.Close()
+	}
+}
+
+func ExampleView_Fetch() {
+	client, _, closeAll := connect()
+	defer closeAll()
+	ctx := context.Background()
+	users := cache.NewView[int64, User](client, "user", cache.ViewConfig{TTL: 10 * time.Minute})
+
+	load := func(_ context.Context, id int64) (User, error) {
+		fmt.Println("loading user", id)
+		if id == 7 {
+			return User{}, cache.ErrNotFound
+		}
+		return User{ID: id, Name: "Ada"}, nil
+	}
+	for range 2 {
+		user, err := users.Fetch(ctx, 42, load)
+		fmt.Println(user, err)
+	}
+	for range 2 { // that there is none is cached too
+		_, err := users.Fetch(ctx, 7, load)
+		fmt.Println(err)
+	}
+	// Output:
+	// loading user 42
+	// {42 Ada} <nil>
+	// {42 Ada} <nil>
+	// loading user 7
+	// cache: not found
+	// cache: not found
+}
+
+func ExampleView_Get() {
+	client, _, closeAll := connect()
+	defer closeAll()
+	ctx := context.Background()
+	users := cache.NewView[int64, User](client, "user", cache.ViewConfig{})
+
+	_, err := users.Get(ctx, 42)
+	switch {
+	case errors.Is(err, cache.ErrMiss):
+		fmt.Println("not in the cache")
+	case errors.Is(err, cache.ErrNotFound):
+		fmt.Println("there is no such user")
+	case err != nil:
+		fmt.Println("Redis could not be asked:", err)
+	}
+	// Output: not in the cache
+}
+
+func ExampleView_Set() {
+	client, _, closeAll := connect()
+	defer closeAll()
+	ctx := context.Background()
+	codes := cache.NewView[string, string](client, "code", cache.ViewConfig{Codec: cache.Raw})
+
+	fmt.Println(codes.Set(ctx, "ada@example.com", "493 021", cache.TTL(5*time.Minute)))
+	fmt.Println(codes.Get(ctx, "ada@example.com"))
+	// Output:
+	// <nil>
+	// 493 021 <nil>
+}
+
+func ExampleView_Delete() {
+	client, _, closeAll := connect()
+	defer closeAll()
+	ctx := context.Background()
+	users := cache.NewView[int64, User](client, "user", cache.ViewConfig{})
+	_ = users.Set(ctx, 42, User{ID: 42, Name: "Ada"})
+
+	// First the source, then the cache: from here on nobody gets the old value.
+	if err := users.Delete(ctx, 42); err != nil {
+		fmt.Println("old values may still be served:", err)
+	}
+	_, err := users.Get(ctx, 42)
+	fmt.Println(err)
+	// Output: cache: miss
+}
+
+// A plain view stores what other programs read, too.
+func ExampleViewConfig_plain() {
+	client, rdb, closeAll := connect()
+	defer closeAll()
+	ctx := context.Background()
+	users := cache.NewView[int64, User](client, "user", cache.ViewConfig{Plain: true})
+
+	_ = users.Set(ctx, 42, User{ID: 42, Name: "Ada"})
+	fmt.Println(rdb.Get(ctx, "redisha:cache:user:42").Val())
+	// Output: {"ID":42,"Name":"Ada"}
+}
