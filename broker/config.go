@@ -54,13 +54,13 @@ func (c Config) withDefaults() Config {
 func (c Config) validate() error {
 	switch {
 	case strings.ContainsFunc(c.Namespace, func(r rune) bool { return r <= ' ' || r == 0x7f || r == '{' || r == '}' }):
-		return fmt.Errorf("Namespace is %q, want no spaces, control characters or braces", c.Namespace)
+		return fmt.Errorf("Config.Namespace is %q, want no spaces, control characters or braces", c.Namespace)
 	case c.MaxPayloadBytes < 0 || c.MaxPayloadBytes > maxMaxPayloadBytes:
-		return fmt.Errorf("MaxPayloadBytes is %d, want 1 to %d, or 0 for 1 MiB", c.MaxPayloadBytes, maxMaxPayloadBytes)
+		return fmt.Errorf("Config.MaxPayloadBytes is %d, want 1 to %d, or 0 for 1 MiB", c.MaxPayloadBytes, maxMaxPayloadBytes)
 	case c.Partitions < 0 || c.Partitions > maxPartitions:
-		return fmt.Errorf("Partitions is %d, want 1 to %d, or 0 for what fits the server", c.Partitions, maxPartitions)
+		return fmt.Errorf("Config.Partitions is %d, want 1 to %d, or 0 for what fits the server", c.Partitions, maxPartitions)
 	case c.CloseTimeout < 0:
-		return fmt.Errorf("CloseTimeout is %s, want more than 0, or 0 for 5s", c.CloseTimeout)
+		return fmt.Errorf("Config.CloseTimeout is %s, want more than 0, or 0 for 5s", c.CloseTimeout)
 	}
 	return nil
 }

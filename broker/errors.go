@@ -23,7 +23,7 @@ var (
 
 	// ErrBrokerFull is returned by Publish while Redis is at maxmemory. The
 	// task is not published. Workers go on.
-	ErrBrokerFull = errors.New("Redis is at maxmemory")
+	ErrBrokerFull = errors.New("the server is at maxmemory")
 
 	// ErrLeaseLost is the cause that ends a handler's context when its worker
 	// could not renew its lease: another worker may have the task by now.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -182,7 +181,6 @@ func (s *source) giveBack(l *lease, d delivered) {
 type blocking struct {
 	conn     *redis.Conn
 	clientID atomic.Int64 // of the connection while it blocks; 0 if not known
-	once     sync.Once
 }
 
 // block waits for a task, for blockFor at most.

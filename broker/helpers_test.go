@@ -119,6 +119,8 @@ func receive[V any](t testing.TB, ch <-chan V) V {
 	}
 }
 
+var nilContext context.Context
+
 var errTest = errors.New("on purpose")
 
 // at once is a backoff without pause.

@@ -81,13 +81,13 @@ func tag(queue string, index, of int) string {
 // validateQueue says what is wrong with the name of a queue.
 func validateQueue(name string) error {
 	if name == "" || len(name) > 100 {
-		return fmt.Errorf("Queue has %d bytes, want 1 to 100", len(name))
+		return fmt.Errorf("the queue's name has %d bytes, want 1 to 100", len(name))
 	}
-	bad := strings.IndexFunc(name, func(r rune) bool {
+	at := strings.IndexFunc(name, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '.' && r != '_' && r != '-'
 	})
-	if bad >= 0 {
-		return fmt.Errorf("Queue is %q, want letters, digits and . _ - only", name)
+	if at >= 0 {
+		return fmt.Errorf("the queue's name is %q, want letters, digits and . _ - only", name)
 	}
 	return nil
 }

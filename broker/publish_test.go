@@ -318,7 +318,7 @@ func TestArgumentsThatCannotBePublishedAreRefused(t *testing.T) {
 	require.EqualError(t, err, `broker: publish "nan": encode the argument, a float64: json: unsupported value: NaN`)
 	_, err = NewTask[int]("raw", TaskConfig{Codec: Raw}).Publish(ctx, c, 1)
 	require.ErrorContains(t, err, "want []byte or string")
-	_, err = NewTask[int]("nil", TaskConfig{}).Publish(nil, c, 1) //nolint:staticcheck // that is the case
+	_, err = NewTask[int]("nil", TaskConfig{}).Publish(nilContext, c, 1)
 	require.EqualError(t, err, `broker: publish "nil": nil context: pass context.Background() or the request's`)
 	_, err = NewTask[int]("nil", TaskConfig{}).Publish(ctx, nil, 1)
 	require.EqualError(t, err, `broker: publish "nil": nil client: pass one made by New`)
@@ -334,11 +334,11 @@ func TestWrongDefinitionsAreReportedByEveryUse(t *testing.T) {
 	for want, task := range map[string]*Task[int]{
 		`broker: publish "": the task's name has 0 bytes, want 1 to 255`:                                    NewTask[int]("", TaskConfig{}),
 		`broker: publish "a b": the task's name is "a b", want UTF-8 without spaces and control characters`: NewTask[int]("a b", TaskConfig{}),
-		`broker: publish "a": Queue is "a:b", want letters, digits and . _ - only`:                          NewTask[int]("a", TaskConfig{Queue: "a:b"}),
-		`broker: publish "a": Priority is 2, want PriorityLow, PriorityDefault or PriorityHigh`:             NewTask[int]("a", TaskConfig{Priority: 2}),
-		`broker: publish "a": MaxAttempts is -1, want 1 to 65535, or 0 for 25`:                              NewTask[int]("a", TaskConfig{MaxAttempts: -1}),
-		`broker: publish "a": Timeout is 1µs, want at least 1ms, or 0 for none`:                             NewTask[int]("a", TaskConfig{Timeout: time.Microsecond}),
-		`broker: publish "a": Retention is -1s, want at least 1ms, or 0 for the default`:                    NewTask[int]("a", TaskConfig{Retention: -time.Second}),
+		`broker: publish "a": the queue's name is "a:b", want letters, digits and . _ - only`:               NewTask[int]("a", TaskConfig{Queue: "a:b"}),
+		`broker: publish "a": TaskConfig.Priority is 2, want PriorityLow, PriorityDefault or PriorityHigh`:  NewTask[int]("a", TaskConfig{Priority: 2}),
+		`broker: publish "a": TaskConfig.MaxAttempts is -1, want 1 to 65535, or 0 for 25`:                   NewTask[int]("a", TaskConfig{MaxAttempts: -1}),
+		`broker: publish "a": TaskConfig.Timeout is 1µs, want at least 1ms, or 0 for none`:                  NewTask[int]("a", TaskConfig{Timeout: time.Microsecond}),
+		`broker: publish "a": TaskConfig.Retention is -1s, want at least 1ms, or 0 for the default`:         NewTask[int]("a", TaskConfig{Retention: -time.Second}),
 		`broker: publish "": a task that was not made by NewTask or NewResultTask`:                          {},
 		`broker: publish: a task that was not made by NewTask or NewResultTask`:                             nil,
 	} {
@@ -522,10 +522,10 @@ func TestWrongConfigsAreRefused(t *testing.T) {
 	s := testserver.New(t)
 	rdb := s.Client(t)
 	for want, cfg := range map[string]Config{
-		`broker: Namespace is "a{b", want no spaces, control characters or braces`: {Namespace: "a{b"},
-		`broker: MaxPayloadBytes is -1, want 1 to 67108864, or 0 for 1 MiB`:        {MaxPayloadBytes: -1},
-		`broker: Partitions is 257, want 1 to 256, or 0 for what fits the server`:  {Partitions: 257},
-		`broker: CloseTimeout is -1ns, want more than 0, or 0 for 5s`:              {CloseTimeout: -1},
+		`broker: Config.Namespace is "a{b", want no spaces, control characters or braces`: {Namespace: "a{b"},
+		`broker: Config.MaxPayloadBytes is -1, want 1 to 67108864, or 0 for 1 MiB`:        {MaxPayloadBytes: -1},
+		`broker: Config.Partitions is 257, want 1 to 256, or 0 for what fits the server`:  {Partitions: 257},
+		`broker: Config.CloseTimeout is -1ns, want more than 0, or 0 for 5s`:              {CloseTimeout: -1},
 	} {
 		_, err := New(rdb, cfg)
 		require.EqualError(t, err, want)
@@ -534,9 +534,9 @@ func TestWrongConfigsAreRefused(t *testing.T) {
 	require.EqualError(t, err, "broker: nil client: pass a go-redis client or one that redisha.Open made")
 	c, _ := newTestClient(t, rdb, Config{})
 	for want, cfg := range map[string]WorkerConfig{
-		`broker: new worker: Queues: Queue has 0 bytes, want 1 to 100`:          {Queues: []string{""}},
-		`broker: new worker: Concurrency is -1, want 1 to 10000, or 0 for 10`:   {Concurrency: -1},
-		`broker: new worker: Lease is 499ms, want at least 500ms, or 0 for 15s`: {Lease: 499 * time.Millisecond},
+		`broker: new worker: WorkerConfig.Queues: the queue's name has 0 bytes, want 1 to 100`: {Queues: []string{""}},
+		`broker: new worker: WorkerConfig.Concurrency is -1, want 1 to 10000, or 0 for 10`:     {Concurrency: -1},
+		`broker: new worker: WorkerConfig.Lease is 499ms, want at least 500ms, or 0 for 15s`:   {Lease: 499 * time.Millisecond},
 	} {
 		_, err := NewWorker(c, cfg)
 		require.EqualError(t, err, want)

@@ -111,13 +111,13 @@ func validateTask(name string, cfg TaskConfig) error {
 	case !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r == 0x7f }):
 		return fmt.Errorf("the task's name is %q, want UTF-8 without spaces and control characters", name)
 	case cfg.Priority < PriorityLow || cfg.Priority > PriorityHigh:
-		return fmt.Errorf("Priority is %d, want PriorityLow, PriorityDefault or PriorityHigh", cfg.Priority)
+		return fmt.Errorf("TaskConfig.Priority is %d, want PriorityLow, PriorityDefault or PriorityHigh", cfg.Priority)
 	case cfg.MaxAttempts < 1 || cfg.MaxAttempts > math.MaxUint16:
-		return fmt.Errorf("MaxAttempts is %d, want 1 to %d, or 0 for 25", cfg.MaxAttempts, math.MaxUint16)
+		return fmt.Errorf("TaskConfig.MaxAttempts is %d, want 1 to %d, or 0 for 25", cfg.MaxAttempts, math.MaxUint16)
 	case cfg.Timeout != 0 && (cfg.Timeout < time.Millisecond || cfg.Timeout.Milliseconds() > maxMillis):
-		return fmt.Errorf("Timeout is %s, want at least 1ms, or 0 for none", cfg.Timeout)
+		return fmt.Errorf("TaskConfig.Timeout is %s, want at least 1ms, or 0 for none", cfg.Timeout)
 	case cfg.Retention != 0 && (cfg.Retention < time.Millisecond || cfg.Retention.Milliseconds() > maxMillis):
-		return fmt.Errorf("Retention is %s, want at least 1ms, or 0 for the default", cfg.Retention)
+		return fmt.Errorf("TaskConfig.Retention is %s, want at least 1ms, or 0 for the default", cfg.Retention)
 	}
 	return validateQueue(cfg.Queue)
 }

@@ -169,7 +169,9 @@ func TestALostHeartbeatFencesAndTheTaskRunsAgain(t *testing.T) {
 		require.Equal(t, []int{1, 1}, []int{d.Attempt, d.Unfinished}, "no attempt is burned, the delivery is counted")
 		time.Sleep(2 * time.Minute)
 		require.Equal(t, QueueInfo{}, queueInfo(t, c, "default"))
-		require.Equal(t, []uint64{1, 1, 1}, []uint64{c.Stats().Succeeded, c.Stats().Lost, c.Stats().Reaped}, "the zombie's verdict came too late")
+		require.Equal(t, uint64(1), c.Stats().Succeeded)
+		require.NotZero(t, c.Stats().Lost, "the zombie's verdict came too late")
+		require.Equal(t, c.Stats().Lost, c.Stats().Reaped, "twice, if a blocking read brought it back before the next heartbeat")
 	})
 }
 

@@ -59,14 +59,14 @@ func (c WorkerConfig) withDefaults(client *Client) WorkerConfig {
 func (c WorkerConfig) validate() error {
 	for _, q := range c.Queues {
 		if err := validateQueue(q); err != nil {
-			return fmt.Errorf("Queues: %w", err)
+			return fmt.Errorf("WorkerConfig.Queues: %w", err)
 		}
 	}
 	switch {
 	case c.Concurrency < 1 || c.Concurrency > 10_000:
-		return fmt.Errorf("Concurrency is %d, want 1 to 10000, or 0 for 10", c.Concurrency)
+		return fmt.Errorf("WorkerConfig.Concurrency is %d, want 1 to 10000, or 0 for 10", c.Concurrency)
 	case c.Lease < 500*time.Millisecond:
-		return fmt.Errorf("Lease is %s, want at least 500ms, or 0 for 15s", c.Lease)
+		return fmt.Errorf("WorkerConfig.Lease is %s, want at least 500ms, or 0 for 15s", c.Lease)
 	}
 	return nil
 }
