@@ -26,6 +26,12 @@ func nothingLeft(t *testing.T, srv *testserver.Server, c *Client) {
 	require.Zero(t, time.Since(start), "nothing is pending either")
 }
 
+func toSweep(c *Client) int {
+	c.sweeper.mu.Lock()
+	defer c.sweeper.mu.Unlock()
+	return len(c.sweeper.left)
+}
+
 // The context ends when a command arrives at the server for the nth time.
 func TestACancelledAcquisitionLeavesNothing(t *testing.T) {
 	for _, at := range []struct {
@@ -194,9 +200,7 @@ func TestWhatCannotBeDeletedIsTriedUntilItsTTL(t *testing.T) {
 		srv.Stop()
 		require.Error(t, l.Release(t.Context()))
 		time.Sleep(33 * time.Second)
-		c.sweeper.mu.Lock()
-		require.Empty(t, c.sweeper.left, "the TTL has done it")
-		c.sweeper.mu.Unlock()
+		require.Zero(t, toSweep(c), "the TTL has done it")
 		require.NoError(t, srv.Restart())
 	})
 }
@@ -217,9 +221,7 @@ func TestWhatWasNeverSentNeedsNoDelete(t *testing.T) {
 		}
 		require.True(t, opened)
 		synctest.Wait()
-		c.sweeper.mu.Lock()
-		require.Empty(t, c.sweeper.left)
-		c.sweeper.mu.Unlock()
+		require.Zero(t, toSweep(c))
 		start := time.Now()
 		require.NoError(t, c.Close())
 		require.Zero(t, time.Since(start))
@@ -241,6 +243,6 @@ func TestOnlySoMuchIsRememberedForDeletion(t *testing.T) {
 		}
 		c.sweeper.mu.Unlock()
 		c.sweeper.add(r, unsettled)
-		require.Len(t, c.sweeper.left, maxSwept)
+		require.Equal(t, maxSwept, toSweep(c))
 	})
 }
