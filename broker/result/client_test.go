@@ -244,7 +244,13 @@ func TestCauseOfListsWhatAnErrorWraps(t *testing.T) {
 	}
 	require.Len(t, CauseOf(deep).Chain, maxChain)
 	require.Equal(t, &Cause{Type: "result.empty", Message: ""}, CauseOf(empty{}), "one that wraps nothing")
+	require.Len(t, CauseOf(endless{}).Chain, maxChain)
 }
+
+type endless struct{}
+
+func (endless) Error() string   { return "again" }
+func (e endless) Unwrap() error { return e }
 
 type empty struct{}
 

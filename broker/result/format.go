@@ -138,7 +138,7 @@ func decodeFields(r *Record, b []byte, codec *compress.Codec) error {
 		if tag < last || tag == last && tag != tagChain {
 			return corrupt("field %d comes after field %d", tag, last)
 		}
-		field := b[1+n:][:size:size]
+		field := b[1+n:][:size]
 		b, last = b[1+n+int(size):], tag
 		if err := decodeField(r, tag, field, codec); err != nil {
 			return err

@@ -23,11 +23,8 @@ const (
 // run holds sessions, one after the other, as long as somebody waits.
 func (h *hub) run() {
 	for {
-		refused := h.session()
-		if h.ctx.Err() != nil || h.stop() {
-			return
-		}
-		if refused && !h.pause(h.backoff(refusedBackoff)) {
+		h.session()
+		if h.stop() || !h.pause(h.backoff(refusedBackoff)) {
 			return
 		}
 	}
@@ -62,7 +59,7 @@ func (h *hub) pause(d time.Duration) bool {
 // session subscribes on one go-redis subscription, which connects again by
 // itself, until nobody has waited for a while, the server refuses, or the hub is
 // closed.
-func (h *hub) session() (refused bool) {
+func (h *hub) session() {
 	ctx, cancel := context.WithCancel(h.ctx)
 	ps := h.rdb.Subscribe(ctx)
 	h.begin()
@@ -97,21 +94,20 @@ func (h *hub) session() (refused bool) {
 		case <-kick:
 		case <-timer.C:
 			if idle {
-				return false
+				return
 			}
 		case <-ended:
-			return true
+			return
 		case <-ctx.Done():
-			return false
+			return
 		}
 	}
 }
 
-// begin notes that nothing is subscribed and everything shall be.
+// begin lets everything be subscribed.
 func (h *hub) begin() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.allDead()
 	clear(h.changed)
 	for channel := range h.topics {
 		h.changed[channel] = struct{}{}

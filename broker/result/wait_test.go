@@ -76,6 +76,13 @@ func (b *bubble) refuse(command string) {
 	})
 }
 
+// running reports whether the client has goroutines of its own.
+func (b *bubble) running() bool {
+	b.hub.mu.Lock()
+	defer b.hub.mu.Unlock()
+	return b.hub.running
+}
+
 // A waited is what a call of Wait returned, and when.
 type waited struct {
 	record Record
@@ -289,6 +296,7 @@ func TestTheConnectionEndsWhenNobodyHasWaitedForAWhile(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		require.Zero(t, b.subscribed.Load())
+		require.False(t, b.running())
 		require.Zero(t, b.Stats().Gaps, "that is no gap")
 
 		start := time.Now()
@@ -340,10 +348,27 @@ func TestAWaitOutlivesAnOutage(t *testing.T) {
 	})
 }
 
+func TestAWaitThatEndsInAnOutageReturnsWhatItHasRead(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bubble) {
+		want := Record{ID: "x", State: Progress, Attempt: 2, Progress: []byte("half")}
+		_, err := b.Store(t.Context(), want)
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		out := b.wait(ctx, "x")
+		b.srv.Stop()
+		w := <-out
+		require.ErrorIs(t, w.err, context.DeadlineExceeded)
+		require.ErrorContains(t, w.err, `result: wait "x": context deadline exceeded; the last read failed: `)
+		require.ErrorContains(t, w.err, "connection refused")
+		require.Equal(t, want, w.record)
+	})
+}
+
 func TestAWaitOutlivesAServerThatIsLoading(t *testing.T) {
 	for _, refusal := range []string{
 		"LOADING Redis is loading the dataset in memory", "MASTERDOWN Link with MASTER is down", "CLUSTERDOWN The cluster is down",
-		"TRYAGAIN Multiple keys request during rehashing of slot", "BUSY Redis is busy running a script", "ERR max number of clients reached",
+		"MOVED 1 10.0.0.2:6379", "ASK 1 10.0.0.2:6379", "TRYAGAIN Multiple keys request during rehashing of slot", "BUSY Redis is busy running a script", "ERR max number of clients reached",
 	} {
 		t.Run(refusal[:8], func(t *testing.T) {
 			inBubble(t, func(t *testing.T, b *bubble) {
@@ -493,9 +518,7 @@ func TestThePauseAfterARefusalEndsWithTheLastWaiter(t *testing.T) {
 		cancel()
 		<-out
 		synctest.Wait()
-		b.hub.mu.Lock()
-		defer b.hub.mu.Unlock()
-		require.False(t, b.hub.running)
+		require.False(t, b.running())
 	})
 }
 
