@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -283,11 +284,16 @@ func TestNothingIsLostUnderRandomVerdictsAndCrashes(t *testing.T) {
 		seed := rand.Uint64()
 		t.Logf("seed %d", seed)
 		random := rand.New(rand.NewPCG(seed, 0))
-		c, _ := newTestClient(t, rdb, Config{})
+		patient := *rdb.(*redis.Client).Options()
+		patient.ReadTimeout = 30 * time.Second
+		patient.PushNotificationProcessor = nil
+		reader := redis.NewClient(&patient)
+		t.Cleanup(func() { _ = reader.Close() })
+		c, _ := newTestClient(t, reader, Config{PublishTimeout: time.Minute})
 		task := NewTask[int]("a", TaskConfig{MaxAttempts: 4, Backoff: func(int, error) time.Duration { return 10 * time.Millisecond }})
-		n := 1500
-		if testing.Short() {
-			n = 300
+		n, lease := 1500, 500*time.Millisecond
+		if strings.HasSuffix(t.Name(), "/miniredis") {
+			n, lease = 200, 2*time.Second // it is slow, the more so with -race
 		}
 		var started, done sync.Map
 		var mu sync.Mutex
@@ -321,7 +327,7 @@ func TestNothingIsLostUnderRandomVerdictsAndCrashes(t *testing.T) {
 		crashing := func() (crash func()) {
 			client, net := throughNetwork(t, rdb)
 			victim, _ := newTestClient(t, client, Config{})
-			stop := startWorker(t, victim, WorkerConfig{Lease: 500 * time.Millisecond, Concurrency: 8}, handle)
+			stop := startWorker(t, victim, WorkerConfig{Lease: lease, Concurrency: 8}, handle)
 			return func() {
 				net.cut()
 				abandoned.Go(func() { _ = stop() })
@@ -349,7 +355,7 @@ func TestNothingIsLostUnderRandomVerdictsAndCrashes(t *testing.T) {
 		}
 		crashes := 0
 		crash := crashing()
-		startWorker(t, c, WorkerConfig{Lease: 500 * time.Millisecond, Concurrency: 4}, handle)
+		startWorker(t, c, WorkerConfig{Lease: lease, Concurrency: 4}, handle)
 		for deadline := time.Now().Add(90 * time.Second); ; {
 			requireConservation(t, c)
 			info := queueInfo(t, c, "default")

@@ -263,7 +263,8 @@ func (s *source) renew(l *lease) {
 	if s.current() != l {
 		return
 	}
-	ctx, cancel := context.WithTimeout(s.r.base, cfg.Lease/5)
+	// A connection that hangs must leave time for another try.
+	ctx, cancel := context.WithTimeout(s.r.base, max(cfg.Lease/5, min(cfg.Lease*2/5, time.Second)))
 	defer cancel()
 	sent := time.Now()
 	there, err := s.r.w.c.conn.PExpire(ctx, s.p.heartbeat(l.consumer), cfg.Lease).Result()

@@ -58,7 +58,7 @@ func (v *View[K, V]) miss(ctx context.Context, key K, redisKey string, load func
 		case refused:
 			return zero, v.failed("fetch", redisKey, f.err)
 		case unread:
-			if isFinal(f.err) || ended(ctx) != nil {
+			if ended(ctx) != nil {
 				return zero, v.failed("fetch", redisKey, f.err)
 			}
 		}

@@ -189,10 +189,10 @@ func TestAPanicOfALoadIsAnErrorForAllItsCallers(t *testing.T) {
 		want string
 		is   error
 	}{
-		"panic":   {func(context.Context, string) (string, error) { panic("boom") }, `cache: fetch "v:k": the load panicked: boom`, nil},
-		"error":   {func(context.Context, string) (string, error) { panic(boom) }, `cache: fetch "v:k": the load panicked: boom`, boom},
-		"nil map": {func(context.Context, string) (string, error) { var m map[int]int; m[1] = 1; return "", nil }, `cache: fetch "v:k": the load panicked: assignment to entry in nil map`, nil},
-		"Goexit":  {func(context.Context, string) (string, error) { runtime.Goexit(); return "", nil }, `cache: fetch "v:k": the load ended its goroutine (runtime.Goexit)`, errGoexit},
+		"panic":  {func(context.Context, string) (string, error) { panic("boom") }, `cache: fetch "v:k": the load panicked: boom`, nil},
+		"error":  {func(context.Context, string) (string, error) { panic(boom) }, `cache: fetch "v:k": the load panicked: boom`, boom},
+		"index":  {func(_ context.Context, key string) (string, error) { return key[len(key):][:1], nil }, `cache: fetch "v:k": the load panicked: runtime error: slice bounds out of range [:1] with length 0`, nil},
+		"Goexit": {func(context.Context, string) (string, error) { runtime.Goexit(); return "", nil }, `cache: fetch "v:k": the load ended its goroutine (runtime.Goexit)`, errGoexit},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -251,14 +251,17 @@ func TestAPanicOfACodecInAFlightIsAnError(t *testing.T) {
 
 		// While the flight waits for another's lease, a value appears.
 		require.NoError(t, rdb.Set(t.Context(), "redisha:cache:v:k", newLease(), time.Minute).Err())
-		call := goFetch(t.Context(), v, "k", nil2[stubborn])
+		call := goFetch(t.Context(), v, "k", mustNotLoad[stubborn])
 		synctest.Wait()
 		require.NoError(t, v.Set(t.Context(), "k", stubborn{Decodes: true}))
 		require.EqualError(t, (<-call).err, `cache: fetch "v:k": the load panicked: will not decode`)
 	})
 }
 
-func nil2[V any](context.Context, string) (v V, err error) { return v, errors.New("must not load") }
+// mustNotLoad is a loader whose error shows in what a Fetch returns.
+func mustNotLoad[V any](context.Context, string) (v V, err error) {
+	return v, errors.New("must not load")
+}
 
 func TestALoadEndsAtItsTimeout(t *testing.T) {
 	for name, heeds := range map[string]bool{"heeds its context": true, "does not heed its context": false} {
@@ -474,7 +477,7 @@ func TestCloseEndsTheLoads(t *testing.T) {
 		loading := goFetch(t.Context(), v, "k", src.load)
 		<-src.began
 		require.NoError(t, rdb.Set(t.Context(), "redisha:cache:v:leased", newLease(), time.Minute).Err())
-		waiting := goFetch(t.Context(), v, "leased", nil2[string])
+		waiting := goFetch(t.Context(), v, "leased", mustNotLoad[string])
 		synctest.Wait()
 		start := time.Now()
 		require.NoError(t, c.Close())

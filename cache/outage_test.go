@@ -142,7 +142,7 @@ func TestAStuckLoadKeepsItsPlace(t *testing.T) {
 			return "", nil
 		})
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		_, err = v.Fetch(t.Context(), "b", nil2[string])
+		_, err = v.Fetch(t.Context(), "b", mustNotLoad[string])
 		require.ErrorContains(t, err, "1 loads without the cache run already")
 		time.Sleep(time.Minute)
 		_, err = v.Fetch(t.Context(), "b", func(context.Context, string) (string, error) { return "", nil })
@@ -160,8 +160,8 @@ func TestCloseEndsWaitingForAPlace(t *testing.T) {
 		src := newSource("")
 		running := goFetch(t.Context(), v, "a", src.load)
 		<-src.began
-		place := goFetch(t.Context(), v, "b", nil2[string])
-		turn := goFetch(t.Context(), v, "a", nil2[string])
+		place := goFetch(t.Context(), v, "b", mustNotLoad[string])
+		turn := goFetch(t.Context(), v, "a", mustNotLoad[string])
 		synctest.Wait()
 		require.NoError(t, c.Close())
 		for _, call := range []<-chan fetched[string]{running, place, turn} {
@@ -282,7 +282,7 @@ func TestAServerThatDoesNotAnswerCostsOneReadTimeout(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		start = time.Now()
-		_, err = v.Fetch(ctx, "k", nil2[string])
+		_, err = v.Fetch(ctx, "k", mustNotLoad[string])
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.NotContains(t, err.Error(), "must not load")
 		require.Equal(t, 100*time.Millisecond, time.Since(start), "the caller's deadline goes before ours")

@@ -361,17 +361,22 @@ func TestALoadThatADeleteOrSetOvertookIsNotStored(t *testing.T) {
 					<-src.began
 					require.NoError(t, write(t.Context(), writer))
 					later := goFetch(t.Context(), here, "k", func(context.Context, string) (int64, error) { return 2, nil })
+					want := fetched[int64]{2, nil}
+					if name == "Set" {
+						want.value = 50
+					}
+					if !elsewhere {
+						require.Equal(t, want, <-later, "own writes are known: the old load is not waited for")
+					}
 					synctest.Wait()
 					close(src.release)
 					require.Equal(t, fetched[int64]{1, nil}, <-first)
-					want := int64(2)
-					if name == "Set" {
-						want = 50
+					if elsewhere {
+						require.Equal(t, want, <-later)
 					}
-					require.Equal(t, fetched[int64]{want, nil}, <-later)
 					got, err := here.Get(t.Context(), "k")
 					require.NoError(t, err)
-					require.Equal(t, want, got)
+					require.Equal(t, want.value, got)
 					require.EqualValues(t, 1, c.Stats().FillsRefused)
 				})
 			})

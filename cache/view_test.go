@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/redisha/redisha/compress"
+	"github.com/redisha/redisha/internal/redistest"
 	"github.com/redisha/redisha/internal/redistest/both"
 )
 
@@ -68,6 +69,34 @@ func TestManyKeysAreDeletedAtOnce(t *testing.T) {
 		require.NoError(t, numbers.Delete(t.Context(), keys...))
 		require.Equal(t, []string{"redisha:cache:number:-1"}, rdb.Keys(t.Context(), "*").Val())
 	})
+}
+
+// On a Cluster the keys of one call lie on different nodes and slots.
+func TestAViewOnACluster(t *testing.T) {
+	s := redistest.New(t, redistest.Config{Lines: []string{"cluster-enabled yes"}})
+	node := s.Client(t)
+	require.NoError(t, node.ClusterAddSlotsRange(t.Context(), 0, 16383).Err())
+	require.Eventually(t, func() bool {
+		return strings.Contains(node.ClusterInfo(t.Context()).Val(), "cluster_state:ok")
+	}, 10*time.Second, 10*time.Millisecond)
+	rdb := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{s.Addr()}, MaxRetries: -1, ContextTimeoutEnabled: true})
+	t.Cleanup(func() { _ = rdb.Close() })
+	c := newClient(t, rdb, Config{})
+	numbers := NewView[int, int](c, "number", ViewConfig{})
+	var keys []int
+	for i := range 50 {
+		got, err := numbers.Fetch(t.Context(), i, func(_ context.Context, i int) (int, error) { return -i, nil })
+		require.NoError(t, err)
+		require.Equal(t, -i, got)
+		got, err = numbers.Get(t.Context(), i)
+		require.NoError(t, err)
+		require.Equal(t, -i, got)
+		keys = append(keys, i)
+	}
+	require.EqualValues(t, 50, node.DBSize(t.Context()).Val())
+	require.NoError(t, numbers.Delete(t.Context(), keys...))
+	require.Zero(t, node.DBSize(t.Context()).Val())
+	require.Equal(t, "cluster", c.Stats().Conn.Topology)
 }
 
 // Any bytes are a key of their own, also those that mean something to others.
@@ -244,15 +273,15 @@ func TestPlainValuesAreExactlyTheCodecsBytes(t *testing.T) {
 func TestANilContextIsAnError(t *testing.T) {
 	_, rdb := newServer(t)
 	c := newClient(t, rdb, Config{})
-	for use, err := range useAll(nil, NewView[string, user](c, "user", ViewConfig{})) { //nolint:staticcheck // that is the point
+	var none context.Context
+	for use, err := range useAll(none, NewView[string, user](c, "user", ViewConfig{})) {
 		require.EqualError(t, err, "cache: "+use+": nil context: pass context.Background() or the request's")
 	}
-	require.EqualError(t, c.Check(nil), "cache: check: nil context: pass context.Background() or the request's") //nolint:staticcheck // as above
+	require.EqualError(t, c.Check(none), "cache: check: nil context: pass context.Background() or the request's")
 }
 
 func TestACallersContextEndsItsCall(t *testing.T) {
-	s, rdb := newServer(t)
-	_ = s
+	_, rdb := newServer(t)
 	v := NewView[string, user](newClient(t, rdb, Config{}), "user", ViewConfig{})
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := fmt.Errorf("the request is over")

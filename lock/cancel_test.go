@@ -132,6 +132,47 @@ func TestAnAcquisitionWhoseAnswerIsCutLeavesNothing(t *testing.T) {
 	require.GreaterOrEqual(t, cut, 3)
 }
 
+func TestAnAttemptWaitsForAnAnswerNoLongerThanItsTTL(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := testserver.New(t)
+		rdb, n := throughNetwork(t, srv)
+		c := open(t, rdb, Config{CloseTimeout: time.Minute})
+		require.NoError(t, acquire(t, c, "k").Release(t.Context()))
+		n.silence(true)
+		start := time.Now()
+		_, err := c.TryAcquire(context.Background(), "k", TTL(time.Second))
+		require.ErrorContains(t, err, `lock: acquire "k": `)
+		require.NotErrorIs(t, err, ErrNotAcquired)
+		require.Equal(t, time.Second, time.Since(start))
+		n.silence(false)
+		nothingLeft(t, srv, c)
+	})
+}
+
+// The lease's script takes the key, and the fence's finds it gone.
+func TestALeaseThatEndsBeforeItHasATokenIsNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := testserver.New(t)
+		c := open(t, srv.Client(t), Config{CloseTimeout: time.Minute})
+		require.NoError(t, acquire(t, c, "k").Release(t.Context()))
+		scripts := 0
+		srv.SetPreHook(func(_ *server.Peer, cmd string, _ ...string) bool {
+			if cmd == "EVALSHA" {
+				if scripts++; scripts == 2 {
+					srv.Del("redisha:lock:{k}")
+				}
+			}
+			return false
+		})
+		_, err := c.TryAcquire(t.Context(), "k")
+		require.ErrorIs(t, err, ErrNotAcquired)
+		l, err := c.Acquire(t.Context(), "k")
+		require.NoError(t, err)
+		require.NoError(t, l.Release(t.Context()))
+		nothingLeft(t, srv, c)
+	})
+}
+
 func TestAReleaseWhoseAnswerIsCutIsSettledInTheBackground(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := testserver.New(t)
