@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net/http"
 	"regexp"
@@ -55,9 +56,10 @@ func TestTheQuickstartServesMetricsMeanwhile(t *testing.T) {
 	unset(t)
 	var out syncBuffer
 	ended := make(chan error, 1)
-	go func() { ended <- run(t.Context(), []string{"-metrics", "127.0.0.1:0", "-for", "2s"}, &out) }()
+	ctx, interrupt := context.WithCancel(t.Context())
+	go func() { ended <- run(ctx, []string{"-metrics", "127.0.0.1:0", "-for", "1h"}, &out) }()
 	address := regexp.MustCompile(`http://\S+`)
-	require.Eventually(t, func() bool { return strings.Contains(out.String(), "locks: 2 contenders") }, 30*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(out.String(), "locks: 2 contenders") }, time.Minute, time.Millisecond)
 	resp, err := http.Get(address.FindString(out.String()))
 	require.NoError(t, err)
 	defer resp.Body.Close()
@@ -65,6 +67,7 @@ func TestTheQuickstartServesMetricsMeanwhile(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, string(body), "redisha_")
 	http.DefaultClient.CloseIdleConnections()
+	interrupt()
 	require.NoError(t, <-ended)
 }
 
