@@ -141,7 +141,7 @@ func (c *Client) try(ctx, parent context.Context, r request) (*Lease, time.Durat
 		if cause := ended(ctx); cause != nil {
 			return nil, 0, cause
 		}
-		if errors.Is(err, context.DeadlineExceeded) { // redislock's, since ctx has none
+		if time.Since(sent) >= r.ttl { // redislock's own limit where ctx has none
 			err = fmt.Errorf("no answer within the TTL (%s): %w", r.ttl, err)
 		}
 		return nil, 0, c.explain(err, r.keys)

@@ -141,7 +141,7 @@ func TestAnAttemptWaitsForAnAnswerNoLongerThanItsTTL(t *testing.T) {
 		n.silence(true)
 		start := time.Now()
 		_, err := c.TryAcquire(context.Background(), "k", TTL(time.Second))
-		require.ErrorContains(t, err, `lock: acquire "k": `)
+		require.ErrorContains(t, err, `lock: acquire "k": no answer within the TTL (1s): `)
 		require.NotErrorIs(t, err, ErrNotAcquired)
 		require.Equal(t, time.Second, time.Since(start))
 		n.silence(false)
