@@ -61,6 +61,16 @@ func (t *topic) signal() {
 // live reports whether messages reach the waiter.
 func (w *waiter) live() bool { return w.topic.live.Load() }
 
+// woken reports whether a signal is there, and takes it.
+func (w *waiter) woken() bool {
+	select {
+	case <-w.wake:
+		return true
+	default:
+		return false
+	}
+}
+
 func (w *waiter) signal() {
 	select {
 	case w.wake <- struct{}{}:

@@ -63,6 +63,7 @@ func (c *Client) await(ctx context.Context, id string) (Record, error) {
 		case <-w.wake:
 			woken = true
 		case <-timer.C:
+			woken = w.woken()
 		case <-c.done:
 			return r, ErrClosed
 		case <-ctx.Done():
