@@ -71,8 +71,10 @@ func (c *Client) Check(ctx context.Context) error {
 }
 
 // Close refuses new publishes with [ErrClosed], lets workers drain as at the end
-// of their contexts, and waits for both for at most Config.CloseTimeout. It does
-// not close the Redis client. It is safe to call twice.
+// of their contexts, and waits for both for at most Config.CloseTimeout: when four
+// fifths of it are over, publishes that still wait fail and the contexts of
+// handlers end, so that their tasks can be given back. It does not close the
+// Redis client. It is safe to call twice.
 func (c *Client) Close() error {
 	c.closeOnce.Do(func() {
 		c.mu.Lock()
@@ -84,6 +86,9 @@ func (c *Client) Close() error {
 			c.started.Wait()
 			close(ended)
 		}()
+		// The last fifth is for those who are told to stop.
+		urge := time.AfterFunc(c.cfg.CloseTimeout*4/5, func() { c.end(ErrClosed) })
+		defer urge.Stop()
 		timer := time.NewTimer(c.cfg.CloseTimeout)
 		defer timer.Stop()
 		select {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -174,11 +175,17 @@ func (m *maintenance) reap(ctx context.Context) error {
 
 // dead lists the consumers without heartbeat.
 func (m *maintenance) dead(ctx context.Context) ([]string, error) {
-	c := m.s.r.w.c.conn
-	seen := make(map[string]bool)
+	c, p := m.s.r.w.c.conn, m.s.p
+	infos := make([]*redis.XInfoConsumersCmd, streams)
+	_, _ = c.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for i, key := range p.streams {
+			infos[i] = pipe.XInfoConsumers(ctx, key, group)
+		}
+		return nil
+	})
 	var names []string
-	for _, key := range m.s.p.streams {
-		consumers, err := c.XInfoConsumers(ctx, key, group).Result()
+	for _, info := range infos {
+		consumers, err := info.Result()
 		if isReply(err) && !passes(err) {
 			continue // no such stream or group, or a key of another type: nothing is pending there
 		}
@@ -186,19 +193,26 @@ func (m *maintenance) dead(ctx context.Context) ([]string, error) {
 			return nil, err
 		}
 		for _, consumer := range consumers {
-			if !seen[consumer.Name] {
-				seen[consumer.Name] = true
-				names = append(names, consumer.Name)
-			}
+			names = append(names, consumer.Name)
 		}
 	}
-	var dead []string
-	for _, name := range names {
-		alive, err := c.Exists(ctx, m.s.p.heartbeat(name)).Result()
-		if err != nil {
-			return nil, err
+	slices.Sort(names)
+	names = slices.Compact(names)
+	if len(names) == 0 {
+		return nil, nil
+	}
+	alive := make([]*redis.IntCmd, len(names))
+	if _, err := c.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for i, name := range names {
+			alive[i] = pipe.Exists(ctx, p.heartbeat(name))
 		}
-		if alive == 0 {
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	var dead []string
+	for i, name := range names {
+		if alive[i].Val() == 0 {
 			dead = append(dead, name)
 		}
 	}
@@ -255,7 +269,7 @@ func (m *maintenance) reaped(at entry) (*verdict, error) {
 	switch {
 	case err != nil:
 		v.undecodable(e, err)
-	case e.deliveries+1 < maxDeliveries:
+	case int(e.deliveries)+1 < maxDeliveries:
 		v.id = e.id
 		v.kind, v.value = releaseVerdict, withAttempt(raw, e.attempt, e.deliveries+1)
 	default:

@@ -512,7 +512,7 @@ func TestCloseWaitsForPublishesAndEndsThoseThatHang(t *testing.T) {
 		done <- err
 	}()
 	require.Eventually(t, func() bool { return c.Stats().Resent > 0 }, 5*time.Second, time.Millisecond)
-	require.EqualError(t, c.Close(), "broker: close: publishes or handlers still run after 100ms (Config.CloseTimeout)")
+	require.NoError(t, c.Close())
 	err = receive(t, done)
 	require.ErrorIs(t, err, ErrClosed)
 	require.NotErrorIs(t, err, ErrUnconfirmed)

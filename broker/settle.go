@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -197,8 +198,11 @@ func (s *source) commit(batch []*verdict) (failed []*verdict) {
 	}
 	for len(acks) > 0 {
 		n := min(len(acks), maxSettle)
-		failed = append(failed, s.ack(acks[:n])...)
-		acks = acks[n:]
+		again, err := s.ack(acks[:n])
+		failed = append(failed, again...)
+		if acks = acks[n:]; err != nil {
+			return slices.Concat(failed, acks, moves) // the server is away
+		}
 	}
 	for len(moves) > 0 {
 		n, bytes := 0, 0
@@ -206,8 +210,11 @@ func (s *source) commit(batch []*verdict) (failed []*verdict) {
 			bytes += len(moves[n].value)
 			n++
 		}
-		failed = append(failed, s.move(moves[:n])...)
-		moves = moves[n:]
+		again, err := s.move(moves[:n])
+		failed = append(failed, again...)
+		if moves = moves[n:]; err != nil {
+			return append(failed, moves...)
+		}
 	}
 	return failed
 }
@@ -273,7 +280,7 @@ func hopeless(err error) bool {
 }
 
 // ack ends tasks that are done.
-func (s *source) ack(batch []*verdict) (failed []*verdict) {
+func (s *source) ack(batch []*verdict) (failed []*verdict, err error) {
 	var byStream [streams][]*verdict
 	for _, v := range batch {
 		byStream[v.stream] = append(byStream[v.stream], v)
@@ -293,7 +300,7 @@ func (s *source) ack(batch []*verdict) (failed []*verdict) {
 	}
 	if err != nil {
 		s.settleFailed(err)
-		return batch
+		return batch, err
 	}
 	for i, vs := range byStream {
 		if message, bad := reply[i].(string); bad {
@@ -308,15 +315,15 @@ func (s *source) ack(batch []*verdict) (failed []*verdict) {
 			s.done(v.entry, true)
 		}
 	}
-	return failed
+	return failed, nil
 }
 
 // move takes tasks of one consumer elsewhere.
-func (s *source) move(batch []*verdict) (failed []*verdict) {
+func (s *source) move(batch []*verdict) (failed []*verdict, err error) {
 	moved, err := s.r.moveAll(s.r.base, s.p, batch[0].lease.consumer, false, batch)
 	if err != nil {
 		s.settleFailed(err)
-		return batch
+		return batch, err
 	}
 	for i, v := range batch {
 		switch message, bad := moved[i].(string); {
@@ -331,7 +338,7 @@ func (s *source) move(batch []*verdict) (failed []*verdict) {
 		}
 		s.done(v.entry, false)
 	}
-	return failed
+	return failed, nil
 }
 
 func (s *source) count(k verdictKind) {

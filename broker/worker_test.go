@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
@@ -560,6 +561,80 @@ func TestClosingTheClientDrainsItsWorkers(t *testing.T) {
 		again, _ := newTestClient(t, c.conn.Unwrap(), Config{})
 		require.Equal(t, QueueInfo{}, queueInfo(t, again, "default"), "it was acknowledged")
 	})
+}
+
+func TestClosingTheClientGivesBackWhatCannotBeFinishedInTime(t *testing.T) {
+	each(t, func(t *testing.T, c *Client, _ *logs) {
+		short, _ := newTestClient(t, c.conn.Unwrap(), Config{CloseTimeout: 200 * time.Millisecond})
+		task := NewTask[int]("a", TaskConfig{})
+		began, hung := make(chan int, 9), make(chan struct{})
+		w, err := NewWorker(short, WorkerConfig{})
+		require.NoError(t, err)
+		task.Handle(w, func(ctx context.Context, n int) error {
+			began <- n
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		run := func() (done chan error) {
+			done = make(chan error, 1)
+			go func() { done <- w.Run(context.Background()) }()
+			return done
+		}
+		done := run()
+		publish(t, task, c, 1)
+		receive(t, began)
+		require.NoError(t, short.Close())
+		require.ErrorIs(t, receive(t, done), ErrClosed)
+		require.Equal(t, QueueInfo{Ready: 1}, queueInfo(t, c, "default"))
+
+		stubborn, err := New(c.conn.Unwrap(), Config{CloseTimeout: 100 * time.Millisecond})
+		require.NoError(t, err)
+		w, err = NewWorker(stubborn, WorkerConfig{})
+		require.NoError(t, err)
+		task.Handle(w, func(context.Context, int) error { began <- 0; <-hung; return nil })
+		done = run()
+		receive(t, began)
+		require.EqualError(t, stubborn.Close(), "broker: close: publishes or handlers still run after 100ms (Config.CloseTimeout)")
+		close(hung)
+		require.ErrorIs(t, receive(t, done), ErrClosed)
+		require.Equal(t, QueueInfo{}, queueInfo(t, c, "default"))
+	})
+}
+
+// Without what package testserver adds: no CLIENT ID, so that reads block to their end.
+func TestBareMiniredisWillDo(t *testing.T) {
+	server := miniredis.RunT(t)
+	rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1})
+	t.Cleanup(func() { _ = rdb.Close() })
+	c, logs := newTestClient(t, rdb, Config{})
+	p := newPartition("redisha", "default", 0, 1)
+	task := NewTask[string]("a", TaskConfig{MaxAttempts: 2, Backoff: atOnce})
+	publish(t, task, c, "abandoned")
+	require.NoError(t, joinScript.Run(t.Context(), rdb, p.consumerKeys("victim"), 60_000).Err())
+	require.NoError(t, fetchScript.Run(t.Context(), rdb, p.consumerKeys("victim"), "victim", 1).Err())
+	server.Del(p.heartbeat("victim"))
+	done := make(chan string, 9)
+	stop := startWorker(t, c, WorkerConfig{}, func(w *Worker) {
+		task.Handle(w, func(ctx context.Context, s string) error {
+			if s == "retried" && FromContext(ctx).Attempt == 1 {
+				return errTest
+			}
+			done <- s
+			return nil
+		})
+	})
+	require.Equal(t, "abandoned", receive(t, done))
+	for _, s := range []string{"plain", "retried"} {
+		publish(t, task, c, s)
+		require.Equal(t, s, receive(t, done))
+	}
+	publish(t, task, c, "delayed", After(20*time.Millisecond))
+	require.Equal(t, "delayed", receive(t, done))
+	awaitQueue(t, c, "default", QueueInfo{})
+	start := time.Now()
+	require.NoError(t, stop())
+	require.Less(t, time.Since(start), time.Second)
+	require.Equal(t, 1, logs.count("level=WARN"), "the failed attempt")
 }
 
 func TestClosingTheConnectionEndsTheWorker(t *testing.T) {
