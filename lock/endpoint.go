@@ -39,7 +39,10 @@ func (c *Client) Check(ctx context.Context) error {
 	if err := c.probe(ctx); errors.Is(err, ErrSentinelEndpoint) || errors.Is(err, ErrReplicaEndpoint) {
 		return fmt.Errorf("lock: check: %w", err)
 	}
-	if err := c.conn.Check(ctx); err != nil {
+	switch err := c.conn.Check(ctx); {
+	case errors.Is(err, conn.ErrSentinel): // behind a database number, which hid it from the probe
+		return fmt.Errorf("lock: check: %w (%w)", ErrSentinelEndpoint, err)
+	case err != nil:
 		return fmt.Errorf("lock: check: %w", err)
 	}
 	return nil

@@ -213,6 +213,12 @@ func TestASentinelProcessIsRefused(t *testing.T) {
 	_, err := c.TryAcquire(t.Context(), "k")
 	require.ErrorIs(t, err, ErrSentinelEndpoint)
 	require.ErrorIs(t, c.Check(t.Context()), ErrSentinelEndpoint)
+
+	opt := sentinel.Options()
+	opt.DB = 1 // a Sentinel does not know SELECT, so that no connection comes about
+	another := redis.NewClient(opt)
+	defer another.Close()
+	require.ErrorIs(t, open(t, another, Config{}).Check(t.Context()), ErrSentinelEndpoint)
 }
 
 func TestCheckSaysWhatIsWrong(t *testing.T) {

@@ -38,7 +38,7 @@ func (c *Client) Check(ctx context.Context) error {
 		return nil // it answers, and the password was accepted
 	}
 	if unknownCommand(err) && c.sentinelAnswers(ctx) {
-		err = errSentinel
+		err = ErrSentinel
 	}
 	return c.explain(err)
 }
@@ -55,7 +55,11 @@ func unknownCommand(err error) bool {
 	return strings.Contains(strings.ToLower(err.Error()), "unknown command")
 }
 
-var errSentinel = errors.New("this is a Sentinel, not a Redis server: use redis+sentinel://host:26379/<master name>, or the address of the server itself")
+// What Check finds in place of a primary.
+var (
+	ErrSentinel = errors.New("this is a Sentinel, not a Redis server: use redis+sentinel://host:26379/<master name>, or the address of the server itself")
+	ErrReplica  = errors.New("this is a replica, which refuses writes")
+)
 
 // judge compares the answer to ROLE with what the endpoint says.
 // https://redis.io/docs/latest/commands/role/
@@ -66,14 +70,14 @@ func (c *Client) judge(reply []any) error {
 	switch word, _ := reply[0].(string); word {
 	case "sentinel":
 		if c.ep.Topology != endpoint.Sentinel {
-			return c.explain(errSentinel)
+			return c.explain(ErrSentinel)
 		}
 	case "slave":
 		primary := "its primary"
 		if len(reply) >= 3 {
 			primary = fmt.Sprintf("its primary, %v:%v", reply[1], reply[2])
 		}
-		return c.explain(fmt.Errorf("this is a replica, which refuses writes: use %s", primary))
+		return c.explain(fmt.Errorf("%w: use %s", ErrReplica, primary))
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -95,14 +96,12 @@ func Closed(role string, reason error) *Client {
 // with the topology that its type shows, without breaker and command
 // statistics. The wrapper's Close does not close rdb.
 func Of(rdb redis.UniversalClient) (*Client, error) {
+	if v := reflect.ValueOf(rdb); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
+		return nil, errors.New("nil client: pass a go-redis client or one that redisha.Open made")
+	}
 	var topology endpoint.Topology
 	switch rdb := rdb.(type) {
-	case nil:
-		return nil, errors.New("nil client: pass a go-redis client or one that redisha.Open made")
 	case *Client:
-		if rdb == nil {
-			return nil, errors.New("nil client: pass a go-redis client or one that redisha.Open made")
-		}
 		return rdb, nil
 	case *redis.Ring:
 		return nil, errors.New("a redis.Ring spreads keys by its own hashing, which scripts over several keys cannot follow: pass a redis.Client or a redis.ClusterClient")

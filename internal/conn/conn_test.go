@@ -252,8 +252,10 @@ func TestOfKnowsWhatATypeShows(t *testing.T) {
 
 	_, err = Of(nil)
 	require.ErrorContains(t, err, "nil client")
-	_, err = Of((*Client)(nil))
-	require.ErrorContains(t, err, "nil client")
+	for _, none := range []redis.UniversalClient{(*Client)(nil), (*redis.Client)(nil), (*redis.ClusterClient)(nil)} {
+		_, err = Of(none)
+		require.ErrorContains(t, err, "nil client")
+	}
 	ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": "127.0.0.1:1"}})
 	defer ring.Close()
 	_, err = Of(ring)
