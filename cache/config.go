@@ -137,7 +137,8 @@ type ViewConfig struct {
 	MaxValueBytes int
 
 	// MinCompressBytes is the length from which values are compressed. Defaults
-	// to Config.MinCompressBytes; negative: they are not, while compressed ones are still read.
+	// to Config.MinCompressBytes; negative: they are not, while compressed ones
+	// are still read.
 	MinCompressBytes int
 }
 
@@ -152,11 +153,10 @@ const (
 
 func (c ViewConfig) withDefaults(role Config) ViewConfig {
 	c.TTL = cmp.Or(c.TTL, role.TTL, defaultTTL)
-	c.MinCompressBytes = cmp.Or(c.MinCompressBytes, role.MinCompressBytes)
 	c.AbsentTTL = cmp.Or(c.AbsentTTL, min(defaultAbsentTTL, c.TTL))
 	c.LoadTimeout = cmp.Or(c.LoadTimeout, defaultLoadTimeout)
 	c.MaxValueBytes = cmp.Or(c.MaxValueBytes, defaultMaxValue)
-	c.MinCompressBytes = cmp.Or(c.MinCompressBytes, defaultMinCompress)
+	c.MinCompressBytes = cmp.Or(c.MinCompressBytes, role.MinCompressBytes, defaultMinCompress)
 	if c.Codec == nil {
 		c.Codec = JSON
 	}

@@ -21,8 +21,14 @@ func TestConfigErrorsNameTheFieldAndWhatItTakes(t *testing.T) {
 	}, "\n"))
 	_, err = New(nil, Config{})
 	require.EqualError(t, err, "cache: nil client: pass a go-redis client or one that redisha.Open made")
-	_, err = New((*redis.Ring)(nil), Config{})
+	_, err = New((*redis.Client)(nil), Config{})
+	require.EqualError(t, err, "cache: nil client: pass a go-redis client or one that redisha.Open made")
+	ring := redis.NewRing(&redis.RingOptions{})
+	t.Cleanup(func() { _ = ring.Close() })
+	_, err = New(ring, Config{})
 	require.ErrorContains(t, err, "cache: a redis.Ring ")
+	_, err = New(rdb, Config{TTL: time.Microsecond})
+	require.EqualError(t, err, "cache: TTL is 1µs, want at least 1ms, or 0 for 1h0m0s")
 }
 
 func TestAWrongViewIsReportedByEveryUse(t *testing.T) {
@@ -65,6 +71,9 @@ func TestDefaultsOfAView(t *testing.T) {
 	ofRole := ViewConfig{}.withDefaults(Config{TTL: time.Minute, MinCompressBytes: 99})
 	require.Equal(t, time.Minute, ofRole.TTL)
 	require.Equal(t, 99, ofRole.MinCompressBytes)
+	role := Config{MinCompressBytes: -1}
+	require.Equal(t, -1, ViewConfig{}.withDefaults(role).MinCompressBytes)
+	require.Equal(t, 1, ViewConfig{MinCompressBytes: 1}.withDefaults(role).MinCompressBytes)
 	require.Equal(t, time.Second, ViewConfig{TTL: time.Second}.withDefaults(Config{}).AbsentTTL, "an absence does not outlive a value")
 }
 

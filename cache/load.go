@@ -24,6 +24,10 @@ func (o *outcome[V]) isAnswer() bool { return o.err == nil || errors.Is(o.err, E
 // loader has returned, which may be later.
 func (s *search[K, V]) call(after func()) outcome[V] {
 	v, n := s.view, &s.view.c.stats
+	if v.c.running.closed() { // while the flight waited for its place
+		after()
+		return outcome[V]{err: ErrClosed}
+	}
 	ctx, cancel := context.WithTimeoutCause(s.ctx, v.cfg.LoadTimeout, v.timedOut)
 	defer cancel()
 	done := make(chan outcome[V], 1)

@@ -9,13 +9,17 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/stretchr/testify/require"
 
 	"github.com/redisha/redisha/internal/redistest"
 	"github.com/redisha/redisha/internal/testserver"
 )
 
-func TestMain(m *testing.M) { redistest.Main(m) }
+func TestMain(m *testing.M) {
+	logging.Disable() // go-redis tells of each failed dial, of which outages have many
+	redistest.Main(m)
+}
 
 type user struct {
 	ID   int64
