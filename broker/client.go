@@ -184,10 +184,13 @@ func (c *Client) create(ctx context.Context, name string) (metadata, error) {
 	if err != nil {
 		return metadata{}, err
 	}
-	if !created {
-		return c.metadata(ctx, name)
+	if created {
+		return m, nil
 	}
-	return m, nil
+	if m, err = c.metadata(ctx, name); errors.Is(err, redis.Nil) {
+		err = errors.New("it was deleted as soon as it was written")
+	}
+	return m, err
 }
 
 // restore writes a queue's metadata again after Redis lost data, with the number

@@ -40,7 +40,7 @@ func (r *run) handle(t *task) {
 	v.id = e.id
 	h := r.handlers[e.task]
 	if h == nil {
-		r.w.warnStrange(e, t.s.p.queue, "this worker has no handler for it")
+		r.w.warnStrange(e, t.s.p.queue)
 		v.release(strangePause(e))
 		finished = true
 		return
@@ -174,7 +174,7 @@ func backoff(d *definition, attempts int, err error) (pause time.Duration) {
 // keepsResult reports whether the result of a task is wanted and can be kept.
 func (r *run) keepsResult(e *envelope) bool {
 	if e.result && r.w.cfg.Results == nil {
-		r.w.warnStrange(&envelope{task: e.task + " result", id: e.id}, "", "WorkerConfig.Results is nil: its result is not kept")
+		r.w.warnResultless(e)
 	}
 	return e.result && r.w.cfg.Results != nil
 }

@@ -106,7 +106,7 @@ func (c *Client) deadLetter(id string, died time.Time, stored []byte) DeadLetter
 	}
 	d.Reason, d.Error = reason, message
 	if e, err := decodeEnvelope(raw); err == nil {
-		d.Task, d.Attempt, d.Enqueued = e.task, int(e.attempt), time.UnixMilli(e.enqueued).UTC()
+		d.ID, d.Task, d.Attempt, d.Enqueued = e.id, e.task, int(e.attempt), time.UnixMilli(e.enqueued).UTC()
 		d.Payload, _ = c.compress.Decode(e.payload)
 	}
 	return d

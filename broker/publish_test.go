@@ -501,7 +501,7 @@ func TestCloseWaitsForPublishesAndEndsThoseThatHang(t *testing.T) {
 	opt.MaxRetries = -1
 	rdb := redis.NewClient(opt)
 	defer rdb.Close()
-	c, err := New(rdb, Config{CloseTimeout: 100 * time.Millisecond})
+	c, err := New(rdb, Config{CloseTimeout: time.Second})
 	require.NoError(t, err)
 	task := NewTask[int]("a", TaskConfig{})
 	publish(t, task, c, 1)

@@ -321,6 +321,24 @@ func TestMoveScriptMovesWhatIsTheConsumersOwn(t *testing.T) {
 	})
 }
 
+func TestMoveScriptKeepsTasksOfTheSameIDApart(t *testing.T) {
+	eachScripts(t, func(t *testing.T, s scripts) {
+		ctx := t.Context()
+		s.join("c")
+		s.publish("lane", 1, nil, "1", s.envelope("a"), "1", s.envelope("a"), "1", s.envelope("a"), "1", s.envelope("a"))
+		e, _ := s.fetch("c", 4)
+		require.Equal(t, []any{int64(1), int64(1), int64(1), int64(1)}, s.move("c", "0",
+			3, e[0].id, "z", countRetried, "a", 0, s.envelope("a"), 3, e[1].id, "z", countRetried, "a", 0, s.envelope("a"),
+			3, e[2].id, "d", countDead, "a", 0, "dead1", 3, e[3].id, "d", countDead, "a", 0, "dead2"))
+		require.Equal(t, []any{int64(0), int64(0), int64(2), int64(2)}, s.counts())
+		require.Equal(t, map[string]string{"a": "dead1", "a#" + e[3].id: "dead2"}, s.rdb.HGetAll(ctx, s.p.deadTasks).Val())
+		time.Sleep(2 * time.Millisecond)
+		require.Equal(t, int64(2), s.maintain("me", 500)[2])
+		require.Equal(t, []any{int64(2), int64(0), int64(0), int64(2)}, s.counts())
+		require.Zero(t, s.rdb.HLen(ctx, s.p.envelopes).Val())
+	})
+}
+
 func TestMoveScriptLeavesTasksOfAConsumerThatIsAlive(t *testing.T) {
 	eachScripts(t, func(t *testing.T, s scripts) {
 		s.join("c")

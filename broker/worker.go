@@ -82,7 +82,7 @@ type Worker struct {
 	handlers map[string]*handler
 	errs     []error // of registrations, reported by Run
 	running  bool
-	strange  map[string]bool // task names without handler that were logged
+	warned   map[string]bool // what was logged once
 }
 
 // A handler runs tasks of one name. run returns the encoded result, nil for none.
@@ -100,7 +100,7 @@ func NewWorker(c *Client, cfg WorkerConfig) (*Worker, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("broker: new worker: %w", err)
 	}
-	return &Worker{c: c, cfg: cfg, log: cfg.Logger, handlers: make(map[string]*handler), strange: make(map[string]bool)}, nil
+	return &Worker{c: c, cfg: cfg, log: cfg.Logger, handlers: make(map[string]*handler), warned: make(map[string]bool)}, nil
 }
 
 // register adds a handler, or keeps for Run what is wrong with it.
@@ -172,16 +172,30 @@ func (w *Worker) queueNames() []string {
 }
 
 // warnStrange logs a task that no handler knows, once for each name.
-func (w *Worker) warnStrange(e *envelope, queue, why string) {
+func (w *Worker) warnStrange(e *envelope, queue string) {
+	if w.first("task " + e.task) {
+		w.log.Warn("task left for another worker: this one has no handler for it", "queue", queue, "task", e.task, "id", e.id)
+	}
+}
+
+// warnResultless logs that results of a task are wanted and cannot be kept, once
+// for each name.
+func (w *Worker) warnResultless(e *envelope) {
+	if w.first("result " + e.task) {
+		w.log.Warn("result not kept: WorkerConfig.Results is nil", "task", e.task, "id", e.id)
+	}
+}
+
+// first reports whether it is called for the first time with what; after 1000
+// different ones never.
+func (w *Worker) first(what string) bool {
 	w.mu.Lock()
-	known := w.strange[e.task]
-	if len(w.strange) < 1000 {
-		w.strange[e.task] = true
+	defer w.mu.Unlock()
+	if w.warned[what] || len(w.warned) >= 1000 {
+		return false
 	}
-	w.mu.Unlock()
-	if !known {
-		w.log.Warn("task left for another worker", "queue", queue, "task", e.task, "id", e.id, "reason", why)
-	}
+	w.warned[what] = true
+	return true
 }
 
 // instanceName tells a run of a worker from all others, and people where it runs.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/redisha/redisha/broker/result"
 	"github.com/redisha/redisha/compress"
+	"github.com/redisha/redisha/internal/redistest"
 	"github.com/redisha/redisha/internal/redistest/both"
 	"github.com/redisha/redisha/internal/testserver"
 )
@@ -240,6 +241,7 @@ func TestTasksThatNobodyKnowsStayAndReachWhoKnowsThem(t *testing.T) {
 		awaitQueue(t, c, "default", QueueInfo{Delayed: 2})
 		require.Equal(t, 1, logs.count("task left for another worker"), "told once")
 		require.Contains(t, logs.String(), `queue=default task=unknown`)
+		require.NotContains(t, logs.String(), "Results")
 		require.NoError(t, stop())
 		require.Equal(t, QueueInfo{Delayed: 2}, queueInfo(t, c, "default"))
 
@@ -599,6 +601,53 @@ func TestClosingTheClientGivesBackWhatCannotBeFinishedInTime(t *testing.T) {
 		require.ErrorIs(t, receive(t, done), ErrClosed)
 		require.Equal(t, QueueInfo{}, queueInfo(t, c, "default"))
 	})
+}
+
+func TestAClusterClientServesFourPartitionsForEachPrimary(t *testing.T) {
+	t.Run("miniredis", func(t *testing.T) {
+		addr, err := testserver.New(t).Listen()
+		require.NoError(t, err)
+		testCluster(t, addr)
+	})
+	t.Run("redis", func(t *testing.T) { // one node with all slots: scripts over two of them fail
+		server := redistest.New(t, redistest.Config{Lines: []string{"cluster-enabled yes"}})
+		node := server.Client(t)
+		require.NoError(t, node.ClusterAddSlotsRange(t.Context(), 0, 16383).Err())
+		require.Eventually(t, func() bool {
+			return strings.Contains(node.ClusterInfo(t.Context()).Val(), "cluster_state:ok")
+		}, 10*time.Second, 10*time.Millisecond)
+		testCluster(t, server.Addr())
+	})
+}
+
+func testCluster(t *testing.T, addr string) {
+	rdb := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{addr}})
+	t.Cleanup(func() { _ = rdb.Close() })
+	c, _ := newTestClient(t, rdb, Config{})
+	task := NewTask[int]("a", TaskConfig{MaxAttempts: 2, Backoff: atOnce})
+	require.Equal(t, "a", task.Name())
+	const n = 40
+	done := make(chan int, n)
+	stop := startWorker(t, c, WorkerConfig{Lease: 15 * time.Second}, func(w *Worker) {
+		task.Handle(w, func(ctx context.Context, i int) error {
+			if FromContext(ctx).Attempt == 1 && i%4 == 0 {
+				return errTest
+			}
+			done <- i
+			return nil
+		})
+	})
+	for i := range n {
+		publish(t, task, c, i, After(time.Duration(i%3)*time.Millisecond))
+	}
+	seen := make(map[int]bool)
+	for range n {
+		seen[receive(t, done)] = true
+	}
+	require.Len(t, seen, n)
+	awaitQueue(t, c, "default", QueueInfo{})
+	require.Contains(t, rdb.Get(t.Context(), metadataKey("redisha", "default")).Val(), `"partitions":4`)
+	require.NoError(t, stop())
 }
 
 // Without what package testserver adds: no CLIENT ID, so that reads block to their end.

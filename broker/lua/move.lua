@@ -20,12 +20,16 @@ local function failed(reply)
   return type(reply) == 'table' and reply.err
 end
 
-local function place(to, id, delay, value)
+local function place(to, id, entry, delay, value)
   if to == 'z' or to == 'd' then
     local set = to == 'z' and KEYS[5] or KEYS[7]
     local hash = to == 'z' and KEYS[6] or KEYS[8]
+    local taken = redis.pcall('HEXISTS', hash, id)
+    if taken == 1 then -- a given ID, used again after its mark was gone: both stay
+      id = id .. '#' .. entry
+    end
     local score = string.format('%.0f', now + tonumber(delay))
-    return failed(redis.pcall('ZREM', set, id)) or failed(redis.pcall('HDEL', hash, id))
+    return failed(taken) or failed(redis.pcall('ZREM', set, id)) or failed(redis.pcall('HDEL', hash, id))
       or failed(redis.pcall('HSET', hash, id, value)) or failed(redis.pcall('ZADD', set, score, id))
   elseif to == 'r' then
     redis.pcall('HDEL', KEYS[6], '') -- a write, so that the next may exceed maxmemory
@@ -41,7 +45,7 @@ local function move(stream, entry, to, counter, id, delay, value)
   elseif #own == 0 or alive then
     return 0
   end
-  err = place(to, id, delay, value)
+  err = place(to, id, entry, delay, value)
   if err then
     return err
   end
