@@ -34,6 +34,11 @@ func (v *View[K, V]) Fetch(ctx context.Context, key K, load func(context.Context
 	if load == nil {
 		return zero, v.failed("fetch", redisKey, errors.New("nil load function"))
 	}
+	if v.flights.isOpen(key) {
+		// A stampede: whoever comes later joins without a read of its own, so
+		// that a thousand callers do not queue for connections.
+		return v.miss(ctx, key, redisKey, load, found{state: missing})
+	}
 	var value V
 	f := v.read(ctx, redisKey, &value)
 	if f.state == hit {

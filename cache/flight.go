@@ -52,6 +52,13 @@ func (t *table[K, V]) join(key K) (f *flight[V], steps int, isNew bool) {
 	return f, 0, true
 }
 
+// isOpen reports whether there is a flight to join.
+func (t *table[K, V]) isOpen(key K) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.open[key] != nil
+}
+
 // step takes the next step of f and returns its number.
 func (t *table[K, V]) step(f *flight[V]) int {
 	t.mu.Lock()
