@@ -59,6 +59,25 @@ func TestDelayedTasksStartOnTimeAndNeverEarly(t *testing.T) {
 	})
 }
 
+// A delay counts from now, not from the last millisecond.
+func TestDelaysAreRoundedUp(t *testing.T) {
+	server := testserver.New(t)
+	s := scripts{t, server.Client(t), newPartition("redisha", "mail", 0, 1)}
+	s.join("c")
+	s.publish("lane", 1, nil, "1", s.envelope("a"))
+	e, _ := s.fetch("c", 1)
+	server.SetTime(time.UnixMilli(1_900_000_000_000).Add(time.Microsecond))
+	s.publish("lane", 2, nil, "x", "1", "b", "+10", 0, s.envelope("b"))
+	require.Equal(t, []any{int64(1)}, s.move("c", "0", 3, e[0].id, "z", countRetried, "a", 10, "a"))
+	for _, id := range []string{"a", "b"} {
+		require.InDelta(t, 1_900_000_000_011, s.rdb.ZScore(t.Context(), s.p.delayed, id).Val(), 0, id)
+	}
+	server.SetTime(time.UnixMilli(1_900_000_000_010).Add(999 * time.Microsecond))
+	require.Equal(t, int64(0), s.maintain("me", 500)[2])
+	server.SetTime(time.UnixMilli(1_900_000_000_011))
+	require.Equal(t, int64(2), s.maintain("me", 500)[2])
+}
+
 func TestRetriesFollowTheBackoff(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *testserver.Server, c *Client, _ *logs) {
 		task := NewTask[int]("fails", TaskConfig{MaxAttempts: 5, Backoff: func(n int, _ error) time.Duration { return time.Duration(n) * 6 * time.Second }})
@@ -66,7 +85,7 @@ func TestRetriesFollowTheBackoff(t *testing.T) {
 		start := time.Now()
 		startWorker(t, c, WorkerConfig{Lease: 15 * time.Second}, func(w *Worker) {
 			task.Handle(w, func(context.Context, int) error {
-				at = append(at, time.Since(start).Round(100*time.Millisecond))
+				at = append(at, time.Since(start))
 				if len(at) == 2 {
 					return RetryAfter(time.Second, errTest)
 				}
@@ -76,8 +95,40 @@ func TestRetriesFollowTheBackoff(t *testing.T) {
 		publish(t, task, c, 1)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		require.Equal(t, []time.Duration{0, 6 * time.Second, 7 * time.Second, 25 * time.Second, 49 * time.Second}, at)
+		for i, want := range []time.Duration{0, 6 * time.Second, 7 * time.Second, 25 * time.Second, 49 * time.Second} {
+			require.GreaterOrEqual(t, at[i], want, i)
+			require.Less(t, at[i], want+500*time.Millisecond, i)
+		}
+		require.Len(t, at, 5)
 		require.Equal(t, QueueInfo{Dead: 1}, queueInfo(t, c, "default"))
+	})
+}
+
+func TestRetriesAreNeverEarly(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *testserver.Server, c *Client, _ *logs) {
+		task := NewTask[int]("fails", TaskConfig{MaxAttempts: 200, Backoff: func(n int, _ error) time.Duration { return time.Duration(n) * 1234567 * time.Nanosecond }})
+		failed := make(chan time.Time, 1)
+		early := make(chan time.Duration, 99)
+		startWorker(t, c, WorkerConfig{Lease: 15 * time.Second}, func(w *Worker) {
+			task.Handle(w, func(ctx context.Context, _ int) error {
+				n := FromContext(ctx).Attempt
+				if n > 1 {
+					early <- time.Since(<-failed) - time.Duration(n-1)*1234567*time.Nanosecond
+				}
+				if n == 30 {
+					return nil
+				}
+				failed <- time.Now()
+				return errTest
+			})
+		})
+		time.Sleep(1111 * time.Microsecond)
+		publish(t, task, c, 1)
+		for range 29 {
+			d := <-early
+			require.GreaterOrEqual(t, d, time.Duration(0))
+			require.Less(t, d, 60*time.Millisecond)
+		}
 	})
 }
 
