@@ -252,8 +252,8 @@ func TestPoisonIsADeadLetterAfterFiveDeliveries(t *testing.T) {
 			require.NoError(t, stop())
 			if n < 4 {
 				// The worker may have taken it, and put it off since it knows no such task.
-				for queueInfo(t, c, "default") != (QueueInfo{Ready: 1}) {
-					time.Sleep(time.Second)
+				for begin := time.Now(); queueInfo(t, c, "default") != (QueueInfo{Ready: 1}); time.Sleep(time.Second) {
+					require.Less(t, time.Since(begin), 2*time.Minute, "%+v", queueInfo(t, c, "default"))
 					require.NoError(t, maintainScript.Run(t.Context(), c.conn, p.maintainKeys(), "test", 1, 10).Err())
 				}
 			}
