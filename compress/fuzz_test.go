@@ -28,7 +28,10 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			require.True(t, errors.Is(err, ErrCorrupt) != errors.Is(err, ErrTooLarge), err.Error())
 			require.Nil(t, plain)
-			require.EqualError(t, appendErr, err.Error())
+			// Not the same text: flate's own part of it depends on what its
+			// reader, which is pooled, has read before.
+			require.Equal(t, errors.Is(err, ErrCorrupt), errors.Is(appendErr, ErrCorrupt), "%v; %v", err, appendErr)
+			require.Equal(t, errors.Is(err, ErrTooLarge), errors.Is(appendErr, ErrTooLarge), "%v; %v", err, appendErr)
 			require.Equal(t, "dst", string(appended))
 			if !IsFrame(b) {
 				require.Equal(t, byte(mark), b[0])
