@@ -36,15 +36,15 @@ func (c *Client) Check(ctx context.Context) error {
 		return fmt.Errorf("lock: check: %w", err)
 	}
 	defer c.leave()
-	if err := c.probe(ctx); errors.Is(err, ErrSentinelEndpoint) || errors.Is(err, ErrReplicaEndpoint) {
-		return fmt.Errorf("lock: check: %w", err)
-	}
 	switch err := c.conn.Check(ctx); {
-	case errors.Is(err, conn.ErrSentinel): // behind a database number, which hid it from the probe
+	case errors.Is(err, conn.ErrSentinel):
 		return fmt.Errorf("lock: check: %w (%w)", ErrSentinelEndpoint, err)
+	case errors.Is(err, conn.ErrReplica):
+		return fmt.Errorf("lock: check: %w (%w)", ErrReplicaEndpoint, err)
 	case err != nil:
 		return fmt.Errorf("lock: check: %w", err)
 	}
+	c.primary.Store(true)
 	return nil
 }
 

@@ -24,7 +24,8 @@ import (
 
 // A Config says where the roles are and how they shall work. The zero Config
 // has every role closed. It holds passwords inside its URLs, which are hidden
-// wherever it is printed or logged.
+// wherever it is printed or logged; only inside an unexported field of a struct
+// that is itself printed, fmt reaches past that: do not print such a struct.
 type Config struct {
 	// Namespace begins the keys of all roles. Defaults to "redisha". A URL's
 	// parameter namespace goes before it.
@@ -41,7 +42,7 @@ type Config struct {
 	// that are down, and Health tells.
 	Lazy bool
 
-	// CloseTimeout bounds Close. Defaults to 5s.
+	// CloseTimeout bounds each of the three steps of Close. Defaults to 5s.
 	CloseTimeout time.Duration
 
 	Cache   CacheConfig
@@ -124,6 +125,7 @@ type origin struct {
 	variable  string
 	url       URL
 	endpoints []endpoint.Endpoint
+	shared    bool // not the role's own variable: parameters may be meant for other roles
 }
 
 // Pool bounds the connections of one role to one server. Zero fields have the
@@ -230,11 +232,8 @@ func (c Config) validate() error {
 			break
 		}
 	}
-	for _, r := range c.Namespace {
-		if r <= ' ' || r == '{' || r == '}' || r == 0x7f {
-			errs = append(errs, fmt.Errorf("Config.Namespace is %q, want no spaces, control characters or braces", c.Namespace))
-			break
-		}
+	if !validNamespace(c.Namespace) {
+		errs = append(errs, fmt.Errorf("Config.Namespace is %q, want %s", c.Namespace, namespaceRule))
 	}
 	if c.CloseTimeout < 0 {
 		errs = append(errs, fmt.Errorf("Config.CloseTimeout is %s, want more than 0, or 0 for 5s", c.CloseTimeout))

@@ -6,7 +6,9 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/redisha/redisha/internal/endpoint"
@@ -38,10 +40,10 @@ import (
 // All problems come back in one error, a line each.
 func FromEnv(need ...Role) (Config, error) {
 	if len(need) == 0 {
-		need = []Role{Cache, Broker, Results, Locks}
-		return fromEnv(os.LookupEnv, append(need, namedCaches(os.Environ())...), true)
+		named, err := namedCaches(os.Environ())
+		return fromEnv(os.LookupEnv, append([]Role{Cache, Broker, Results, Locks}, named...), true, err)
 	}
-	return fromEnv(os.LookupEnv, need, false)
+	return fromEnv(os.LookupEnv, need, false, nil)
 }
 
 // FromLookup is [FromEnv] with variables that lookup finds, such as a map's in a
@@ -51,30 +53,32 @@ func FromLookup(lookup func(variable string) (value string, ok bool), need ...Ro
 		return Config{}, errors.New("redisha: FromLookup: nil function: pass os.LookupEnv or one of your own")
 	}
 	if len(need) == 0 {
-		return fromEnv(lookup, []Role{Cache, Broker, Results, Locks}, true)
+		return fromEnv(lookup, []Role{Cache, Broker, Results, Locks}, true, nil)
 	}
-	return fromEnv(lookup, need, false)
+	return fromEnv(lookup, need, false, nil)
 }
 
 // namedCaches finds the named caches of an environment.
-func namedCaches(environ []string) []Role {
+func namedCaches(environ []string) ([]Role, error) {
 	names := map[string]bool{}
+	var problems []error
 	for _, assignment := range environ {
 		variable, value, _ := strings.Cut(assignment, "=")
 		variable = strings.TrimSuffix(variable, fileSuffix)
 		if value == "" {
 			continue
 		}
-		switch variable {
-		case "CACHE_AXES", "CACHE_PORTALOCKER":
+		name, own := strings.CutPrefix(variable, "REDISHA_CACHE_")
+		if own {
+			name, own = strings.CutSuffix(name, "_URL")
+		}
+		switch {
+		case variable == "CACHE_AXES" || variable == "CACHE_PORTALOCKER":
 			names[strings.ToLower(strings.TrimPrefix(variable, "CACHE_"))] = true
-			continue
-		}
-		name, ok := strings.CutPrefix(variable, "REDISHA_CACHE_")
-		if !ok {
-			continue
-		}
-		if name, ok = strings.CutSuffix(name, "_URL"); ok {
+		case !own:
+		case name != strings.ToUpper(name) || validateName(strings.ToLower(name)) != nil:
+			problems = append(problems, fmt.Errorf("%s: the cache's name in it is %q, want capital letters, digits and inner underscores, and neither URL nor SENTINEL", variable, name))
+		default:
 			names[strings.ToLower(name)] = true
 		}
 	}
@@ -82,14 +86,14 @@ func namedCaches(environ []string) []Role {
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		roles = append(roles, NamedCache(name))
 	}
-	return roles
+	return roles, errors.Join(problems...)
 }
 
 const fileSuffix = "_FILE"
 
 // fromEnv resolves the roles. Where they are optional, one that nothing
-// configures stays closed.
-func fromEnv(lookup func(string) (string, bool), roles []Role, optional bool) (Config, error) {
+// configures stays closed. problem is one that was found before.
+func fromEnv(lookup func(string) (string, bool), roles []Role, optional bool, problem error) (Config, error) {
 	cfg := Config{closed: map[Role]error{}}
 	if !optional {
 		for _, r := range []Role{Cache, Broker, Results, Locks} {
@@ -97,6 +101,9 @@ func fromEnv(lookup func(string) (string, bool), roles []Role, optional bool) (C
 		}
 	}
 	var problems lines
+	if problem != nil {
+		problems.add(problem)
+	}
 	for _, r := range roles {
 		if err := r.validate(); err != nil {
 			problems.add(err)
@@ -128,8 +135,8 @@ type lines struct {
 }
 
 func (l *lines) add(err error) {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		for _, err := range joined.Unwrap() {
+	if errs := lineByLine(err); len(errs) > 1 {
+		for _, err := range errs {
 			l.add(err)
 		}
 		return
@@ -141,6 +148,16 @@ func (l *lines) add(err error) {
 		l.seen[err.Error()] = true
 		l.errs = append(l.errs, fmt.Errorf("redisha: %w", err))
 	}
+}
+
+// lineByLine splits what errors.Join has joined. An error that wraps several
+// others in a text of its own stays whole.
+func lineByLine(err error) []error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok || err.Error() != errors.Join(joined.Unwrap()...).Error() {
+		return []error{err}
+	}
+	return joined.Unwrap()
 }
 
 func (l *lines) err() error { return errors.Join(l.errs...) }
@@ -165,18 +182,18 @@ func (v resolver) resolve(r Role) (ep Endpoint, reason, err error) {
 		}
 		parsed, err := r.parse(value)
 		if err == nil {
-			parsed, err = v.complete(parsed, src)
+			parsed, err = v.complete(parsed, src, variable)
 		}
 		if err != nil {
 			return Endpoint{}, nil, inVariable(variable, value, err)
 		}
 		if err := r.refuses(parsed); err != nil {
 			if src.fallback || src.owner != r {
-				return Endpoint{}, fmt.Errorf("%w: %s: %s: %w", ErrNotConfigured, r, variable, err), nil
+				return Endpoint{}, fmt.Errorf("%w: %s: %s=%s: %w", ErrNotConfigured, r, variable, endpoint.Redact(value), err), nil
 			}
 			return Endpoint{}, nil, inVariable(variable, value, err)
 		}
-		found := origin{variable, URL(value), parsed}
+		found := origin{variable, URL(value), parsed, src.fallback || src.owner != r}
 		return Endpoint{URL: found.url, from: func() origin { return found }}, nil, nil
 	}
 	return Endpoint{}, r.errNotSet(), nil
@@ -200,39 +217,59 @@ func (v resolver) value(variable string) (value, from string, err error) {
 		if errors.As(err, &pathErr) {
 			err = pathErr.Err
 		}
-		return "", "", fmt.Errorf("%s is %q, which cannot be read: %w: name a file that holds the value", variable, path, err)
+		return "", "", fmt.Errorf("%s is %s, which cannot be read: %w: name a file that holds the value", variable, shownPath(path), err)
 	}
 	if value = strings.TrimSpace(string(content)); value == "" {
-		return "", "", fmt.Errorf("%s is %q, which is empty: write the value into that file", variable, path)
+		return "", "", fmt.Errorf("%s is %s, which is empty: write the value into that file", variable, shownPath(path))
 	}
 	return value, variable, nil
 }
 
+// shownPath quotes a path, unless it may be the value itself, put in the wrong
+// variable: a URL or a password.
+func shownPath(path string) string {
+	if !filepath.IsAbs(path) || strings.ContainsAny(path, "@:?") {
+		return "no absolute path (not shown, since it may be the value itself)"
+	}
+	return strconv.Quote(path)
+}
+
 // complete adds to endpoints behind Sentinels what their URL leaves to other
 // variables.
-func (v resolver) complete(eps []endpoint.Endpoint, src source) ([]endpoint.Endpoint, error) {
+func (v resolver) complete(eps []endpoint.Endpoint, src source, variable string) ([]endpoint.Endpoint, error) {
 	ep := &eps[0]
-	if ep.Topology == endpoint.Sentinel {
-		for suffix, field := range map[string]*string{
-			"MASTER":   &ep.MasterName,
-			"USERNAME": &ep.SentinelUsername,
-			"PASSWORD": &ep.SentinelPassword,
-		} {
-			for _, prefix := range src.owner.sentinelPrefixes() {
-				value, variable, err := v.value(prefix + suffix)
-				switch {
-				case err != nil:
-					return nil, err
-				case value == "":
-					continue
-				case *field != "" && *field != value:
-					return nil, fmt.Errorf("it says another %s than %s: leave one of them out", strings.ToLower(suffix), variable)
-				}
-				*field = value
+	if ep.Topology != endpoint.Sentinel {
+		return eps, ep.Validate()
+	}
+	var problems []error
+	prefixes := src.owner.sentinelPrefixes()
+	for _, setting := range []struct {
+		suffix string
+		field  *string
+	}{
+		{"MASTER", &ep.MasterName},
+		{"USERNAME", &ep.SentinelUsername},
+		{"PASSWORD", &ep.SentinelPassword},
+	} {
+		from := variable
+		for _, prefix := range prefixes {
+			value, name, err := v.value(prefix + setting.suffix)
+			switch {
+			case err != nil:
+				problems = append(problems, err)
+			case value == "":
+			case *setting.field != "" && *setting.field != value:
+				problems = append(problems, fmt.Errorf("%s and %s give the Sentinels' %s differently: leave one of them out",
+					from, name, map[string]string{"MASTER": "master name", "USERNAME": "user", "PASSWORD": "password"}[setting.suffix]))
+			default:
+				*setting.field, from = value, name
 			}
 		}
 	}
-	return eps, ep.Validate()
+	if ep.MasterName == "" && len(problems) == 0 {
+		return eps, fmt.Errorf("no master name: set %sMASTER, or write redis+sentinel://s1:26379,s2:26379/<master name>", prefixes[0])
+	}
+	return eps, errors.Join(append(problems, ep.Validate())...)
 }
 
 // inVariable says in which variable the problems are, and what it held.

@@ -115,8 +115,10 @@ func TestLocksThatWouldInheritSentinelsStayClosed(t *testing.T) {
 	require.ErrorContains(t, cfg.closed[Results], "set REDISHA_RESULTS_URL")
 
 	_, err = FromLookup(vars.lookup, Locks)
-	require.ErrorContains(t, err, "REDISHA_LOCKS_URL")
+	require.ErrorContains(t, err, "redisha: role not configured: locks: REDISHA_BROKER_URL=redis+sentinel://s1,s2,s3/mymaster: locks refuse a Sentinel endpoint")
+	require.ErrorContains(t, err, "set REDISHA_LOCKS_URL")
 	require.ErrorIs(t, err, ErrNotConfigured)
+	require.Len(t, strings.Split(err.Error(), "\n"), 1)
 
 	vars = env{"CELERY_ONCE_REDIS_URL": "sentinel://s1;sentinel://s2", "REDISHA_LOCKS_SENTINEL_MASTER": "m"}
 	cfg, err = FromLookup(vars.lookup)
@@ -126,7 +128,8 @@ func TestLocksThatWouldInheritSentinelsStayClosed(t *testing.T) {
 	vars = env{"REDISHA_LOCKS_URL": "redis+sentinel://s1/mymaster"}
 	_, err = FromLookup(vars.lookup)
 	require.ErrorContains(t, err, "REDISHA_LOCKS_URL=redis+sentinel://s1/mymaster: ")
-	require.ErrorContains(t, err, "set REDISHA_LOCKS_URL to a fixed primary")
+	require.ErrorContains(t, err, "set REDISHA_LOCKS_URL")
+	require.Len(t, strings.Split(err.Error(), "\n"), 1)
 }
 
 func TestNamedRolesAreResolvedAndTheOthersStayClosed(t *testing.T) {
@@ -159,7 +162,7 @@ func TestAnotherSystemsURLLeavesTheRoleClosed(t *testing.T) {
 	cfg, err := FromLookup(vars.lookup)
 	require.NoError(t, err)
 	require.Equal(t, map[Role]string{Cache: "closed", Broker: "closed", Results: "closed", Locks: "closed"}, urls(cfg))
-	require.ErrorContains(t, cfg.closed[Broker], "CELERY_BROKER_URL holds a amqp URL, which is not Redis: set REDISHA_BROKER_URL")
+	require.ErrorContains(t, cfg.closed[Broker], "CELERY_BROKER_URL holds a URL of another system (amqp): set REDISHA_BROKER_URL")
 	_, err = FromLookup(vars.lookup, Results)
 	require.ErrorContains(t, err, "db+postgresql")
 	require.NotContains(t, err.Error(), "secret")
@@ -189,7 +192,7 @@ func TestAllProblemsComeBackALineEach(t *testing.T) {
 	}
 	require.Contains(t, err.Error(), "pool_size")
 	require.Contains(t, err.Error(), "colour")
-	require.Contains(t, err.Error(), "REDISHA_<ROLE>_SENTINEL_MASTER")
+	require.Contains(t, err.Error(), "no master name: set REDISHA_RESULTS_SENTINEL_MASTER")
 	require.NotContains(t, err.Error(), "topsecret")
 }
 
@@ -223,10 +226,13 @@ func TestAFileMayHoldTheValue(t *testing.T) {
 	for want, vars := range map[string]env{
 		"REDISHA_CACHE_URL and REDISHA_CACHE_URL_FILE are both set: leave one out": {"REDISHA_CACHE_URL": "redis://h", "REDISHA_CACHE_URL_FILE": write("x", "y")},
 		"which cannot be read: no such file or directory":                          {"REDISHA_CACHE_URL_FILE": filepath.Join(dir, "absent")},
+		"REDIS_URL_FILE is no absolute path (not shown":                            {"REDIS_URL_FILE": "redis://:hunter2@h"},
+		"REDISHA_BROKER_SENTINEL_PASSWORD_FILE is no absolute path (not shown":     {"REDISHA_BROKER_URL": "redis+sentinel://s/m", "REDISHA_BROKER_SENTINEL_PASSWORD_FILE": "hunter2"},
 		"which is empty: write the value into that file":                           {"REDISHA_CACHE_URL_FILE": write("empty", " \n")},
 	} {
 		_, err := FromLookup(vars.lookup)
 		require.ErrorContains(t, err, want)
+		require.NotContains(t, err.Error(), "hunter2")
 	}
 }
 
@@ -238,21 +244,42 @@ func TestASentinelVariableMustNotContradictTheURL(t *testing.T) {
 
 	vars["REDISHA_BROKER_SENTINEL_MASTER"] = "two"
 	_, err = FromLookup(vars.lookup, Broker)
-	require.ErrorContains(t, err, "another master than REDISHA_BROKER_SENTINEL_MASTER")
+	require.ErrorContains(t, err, "REDISHA_BROKER_URL and REDISHA_BROKER_SENTINEL_MASTER give the Sentinels' master name differently")
 	vars["REDISHA_BROKER_SENTINEL_MASTER"] = ""
 	vars["REDISHA_BROKER_SENTINEL_PASSWORD"] = "bsecret"
 	_, err = FromLookup(vars.lookup, Broker)
-	require.ErrorContains(t, err, "another password than REDISHA_BROKER_SENTINEL_PASSWORD")
+	require.ErrorContains(t, err, "REDISHA_BROKER_URL and REDISHA_BROKER_SENTINEL_PASSWORD give the Sentinels' password differently")
 	require.NotContains(t, err.Error(), "bsecret")
+
+	// Two variables, and all mistakes at once, in one order.
+	for range 20 {
+		_, err = FromLookup(env{
+			"REDISHA_BROKER_URL":                    "redis+sentinel://s1,s2/one",
+			"REDISHA_BROKER_SENTINEL_MASTER":        "two",
+			"REDISHA_BROKER_SENTINEL_PASSWORD":      "asecret",
+			"REDIS_BROKER_SENTINEL_PASSWORD":        "bsecret",
+			"REDISHA_BROKER_SENTINEL_USERNAME_FILE": "/no/such/file",
+		}.lookup, Broker)
+		require.EqualError(t, err, strings.Join([]string{
+			"redisha: REDISHA_BROKER_URL=redis+sentinel://s1,s2/one: REDISHA_BROKER_URL and REDISHA_BROKER_SENTINEL_MASTER give the Sentinels' master name differently: leave one of them out",
+			"redisha: REDISHA_BROKER_URL=redis+sentinel://s1,s2/one: REDISHA_BROKER_SENTINEL_USERNAME_FILE is \"/no/such/file\", which cannot be read: no such file or directory: name a file that holds the value",
+			"redisha: REDISHA_BROKER_URL=redis+sentinel://s1,s2/one: REDISHA_BROKER_SENTINEL_PASSWORD and REDIS_BROKER_SENTINEL_PASSWORD give the Sentinels' password differently: leave one of them out",
+		}, "\n"))
+	}
 }
 
 func TestNamedCachesAreFoundInTheEnvironment(t *testing.T) {
-	require.Equal(t, []Role{NamedCache("axes"), NamedCache("portalocker"), NamedCache("sessions"), NamedCache("user_data")},
-		namedCaches([]string{
-			"REDISHA_CACHE_URL=redis://h", "REDISHA_CACHE_SESSIONS_URL=redis://h", "REDISHA_CACHE_USER_DATA_URL_FILE=/f",
-			"REDISHA_CACHE_EMPTY_URL=", "CACHE_AXES=h:1/2", "CACHE_PORTALOCKER=h:1/3", "CACHE_DIR=/tmp", "CACHE_DEFAULT=h:1/1",
-			"REDISHA_CACHE_SENTINEL_MASTER=m", "REDISHA_CACHE_SESSIONS_SENTINEL_MASTER=m", "PATH=/bin",
-		}))
+	roles, err := namedCaches([]string{
+		"REDISHA_CACHE_URL=redis://h", "REDISHA_CACHE_SESSIONS_URL=redis://h", "REDISHA_CACHE_USER_DATA_URL_FILE=/f",
+		"REDISHA_CACHE_EMPTY_URL=", "CACHE_AXES=h:1/2", "CACHE_PORTALOCKER=h:1/3", "CACHE_DIR=/tmp", "CACHE_DEFAULT=h:1/1",
+		"REDISHA_CACHE_SENTINEL_MASTER=m", "REDISHA_CACHE_SESSIONS_SENTINEL_MASTER=m", "PATH=/bin",
+	})
+	require.NoError(t, err)
+	require.Equal(t, []Role{NamedCache("axes"), NamedCache("portalocker"), NamedCache("sessions"), NamedCache("user_data")}, roles)
+	for _, variable := range []string{"REDISHA_CACHE__URL", "REDISHA_CACHE_SENTINEL_URL", "REDISHA_CACHE_A-B_URL", "REDISHA_CACHE_low_URL"} {
+		_, err := namedCaches([]string{variable + "=redis://h"})
+		require.ErrorContains(t, err, variable+": the cache's name in it is")
+	}
 	t.Setenv("REDISHA_CACHE_SESSIONS_URL", "redis://sessions")
 	cfg, err := FromEnv()
 	require.NoError(t, err)

@@ -54,12 +54,13 @@ func Open(ctx context.Context, cfg Config) (*Clients, error) {
 	c := &Clients{
 		Caches:       map[string]*cache.Client{},
 		log:          cfg.Logger,
-		closeTimeout: cfg.CloseTimeout,
+		closeTimeout: max(cfg.CloseTimeout, 0),
 		conns:        map[Role]*conn.Client{},
 	}
 	problems := lines{}
 	if err := cfg.validate(); err != nil {
 		problems.add(err)
+		cfg.Namespace, cfg.CloseTimeout = "redisha", 0 // reported once, not by every role
 	}
 	for _, r := range cfg.roles() {
 		if err := c.open(r, cfg); err != nil {
@@ -83,7 +84,8 @@ func (c *Clients) open(r Role, cfg Config) error {
 		return err
 	}
 	c.conns[r] = rdb
-	s := settings{ep, cfg}
+	found, _ := cfg.of(r).found()
+	s := settings{ep, found.shared, cfg}
 	switch r {
 	case Broker:
 		own := cfg.Broker.Config
@@ -108,20 +110,23 @@ func (c *Clients) open(r Role, cfg Config) error {
 		own.Name = cmp.Or(own.Name, name)
 		c.Caches[name], err = openCache(r, rdb, s, own)
 	}
-	return err
+	if err != nil {
+		return eachLine("open "+string(r)+": "+cfg.of(r).variable(), err)
+	}
+	return nil
 }
 
 // eachLine begins each of the joined errors with prefix.
 func eachLine(prefix string, err error) error {
-	joined, ok := err.(interface{ Unwrap() []error })
-	if !ok {
+	errs := lineByLine(err)
+	if len(errs) == 1 {
 		return fmt.Errorf("%s%w", prefix, err)
 	}
-	var errs []error
-	for _, err := range joined.Unwrap() {
-		errs = append(errs, eachLine(prefix, err))
+	prefixed := make([]error, len(errs))
+	for i, err := range errs {
+		prefixed[i] = eachLine(prefix, err)
 	}
-	return errors.Join(errs...)
+	return errors.Join(prefixed...)
 }
 
 func openCache(r Role, rdb *conn.Client, s settings, own cache.Config) (*cache.Client, error) {
@@ -191,11 +196,11 @@ func (c *Clients) check(ctx context.Context, r Role) error {
 	return c.Caches[name].Check(ctx)
 }
 
-// Close ends the clients, first the roles, in the order in which they need each
-// other: the broker, whose running workers finish or give back their tasks, then
-// results, locks, whose leases end, and caches; then the connections, once the
-// commands under way have been answered. It takes at most Config.CloseTimeout
-// for each of the two. Calls on the clients then return [ErrClosed]. Calling
+// Close ends the clients, in the order in which they need each other: first the
+// broker, whose running workers finish or give back their tasks; then results,
+// locks, whose leases end, and caches, all at once; then the connections, once
+// the commands under way have been answered. Each of the three takes at most
+// Config.CloseTimeout. Calls on the clients then return [ErrClosed]. Calling
 // Close again returns what it returned the first time.
 func (c *Clients) Close() error {
 	c.closeOnce.Do(func() { c.closeErr = c.close() })
@@ -203,40 +208,47 @@ func (c *Clients) Close() error {
 }
 
 func (c *Clients) close() error {
-	var errs []error
-	// A role that could not be made, in an Open that failed, is nil.
-	if c.Broker != nil {
-		errs = append(errs, c.Broker.Close())
-	}
-	if c.Results != nil {
-		errs = append(errs, c.Results.Close())
-	}
-	if c.Locks != nil {
-		errs = append(errs, c.Locks.Close())
-	}
-	for _, named := range c.Caches {
-		if named != nil {
-			errs = append(errs, named.Close())
-		}
-	}
-	if c.Cache != nil {
-		errs = append(errs, c.Cache.Close())
-	}
-
-	ctx, cancel := context.WithTimeout(context.Background(), c.closeTimeout)
-	defer cancel()
-	var conns sync.WaitGroup
-	var mu sync.Mutex
-	for r, rdb := range c.conns {
-		conns.Go(func() {
-			if err := rdb.Drain(ctx); err != nil {
+	var (
+		mu   sync.Mutex
+		errs []error
+		wait sync.WaitGroup
+	)
+	end := func(closeRole func() error) {
+		wait.Go(func() {
+			if err := closeRole(); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
-				errs = append(errs, fmt.Errorf("redisha: close %s: %w", r, err))
+				errs = append(errs, fmt.Errorf("redisha: close: %w", err))
 			}
 		})
 	}
-	conns.Wait()
+	// A role that could not be made, in an Open that failed, is nil.
+	if c.Broker != nil {
+		end(c.Broker.Close)
+	}
+	wait.Wait()
+	if c.Results != nil {
+		end(c.Results.Close)
+	}
+	if c.Locks != nil {
+		end(c.Locks.Close)
+	}
+	for _, named := range c.Caches {
+		if named != nil {
+			end(named.Close)
+		}
+	}
+	if c.Cache != nil {
+		end(c.Cache.Close)
+	}
+	wait.Wait()
+
+	ctx, cancel := context.WithTimeout(context.Background(), c.closeTimeout)
+	defer cancel()
+	for _, rdb := range c.conns {
+		end(func() error { return rdb.Drain(ctx) })
+	}
+	wait.Wait()
 	return errors.Join(errs...)
 }
 

@@ -3,6 +3,7 @@ package redisha_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"strings"
@@ -137,11 +138,11 @@ func TestLocksClosedBySentinelsSayWhichVariableToSet(t *testing.T) {
 	clients := open(t, cfg)
 	_, err = clients.Locks.TryAcquire(t.Context(), "key")
 	require.ErrorIs(t, err, redisha.ErrNotConfigured)
-	require.ErrorContains(t, err, "set REDISHA_LOCKS_URL to a fixed primary")
+	require.ErrorContains(t, err, "set REDISHA_LOCKS_URL")
 
 	_, err = redisha.Open(t.Context(), redisha.Config{Locks: redisha.LocksConfig{Endpoint: at("redis+sentinel://s1/m")}})
 	require.ErrorIs(t, err, lock.ErrSentinelEndpoint)
-	require.ErrorContains(t, err, "set REDISHA_LOCKS_URL to a fixed primary")
+	require.ErrorContains(t, err, "set REDISHA_LOCKS_URL")
 }
 
 func TestTopologiesOfTheNextVersionAreRefusedPlainly(t *testing.T) {
@@ -174,8 +175,8 @@ func TestMistakesInAConfigurationComeBackTogether(t *testing.T) {
 	t.Log("\n" + err.Error())
 	for _, want := range []string{
 		`Config.Application is "my app"`, `Config.Namespace is "a{b}"`, "Config.CloseTimeout is -1ns",
-		"Config.Cache.URL=redis://:xxxxx@h", "pool_size", "broker: ttl=1h0m0s: nothing there has a default TTL",
-		"locks: compression: nothing there is compressed", "Pool.MaxTotal is -1", `name of a cache is "No"`,
+		"Config.Cache.URL=redis://:xxxxx@h", "pool_size", "open broker: ttl=1h0m0s: broker has no default TTL",
+		"open locks: compression: locks compresses nothing", "Pool.MaxTotal is -1", `name of a cache is "No"`,
 	} {
 		require.ErrorContains(t, err, want)
 	}
@@ -364,6 +365,45 @@ func TestURLParametersReachTheRoles(t *testing.T) {
 	require.LessOrEqual(t, ttl, 7*time.Second)
 	require.Greater(t, ttl, 5*time.Second)
 	require.NoError(t, lease.Release(ctx))
+}
+
+func TestASharedURLMaySayWhatOneRoleHasNoUseFor(t *testing.T) {
+	for _, vars := range []map[string]string{
+		{"REDIS_URL": "redis://h?ttl=10m&compression=none"},
+		{"REDISHA_BROKER_URL": "redis://h?compression=deflate&compression_min_size=512"},
+	} {
+		cfg, err := redisha.FromLookup(func(name string) (string, bool) { v, ok := vars[name]; return v, ok })
+		require.NoError(t, err)
+		cfg.Lazy = true
+		open(t, cfg)
+	}
+	vars := map[string]string{"REDISHA_BROKER_URL": "redis://h?ttl=10m"}
+	cfg, err := redisha.FromLookup(func(name string) (string, bool) { v, ok := vars[name]; return v, ok })
+	require.NoError(t, err)
+	cfg.Lazy = true
+	_, err = redisha.Open(t.Context(), cfg)
+	require.ErrorContains(t, err, "redisha: open broker: REDISHA_BROKER_URL: ttl=10m0s: broker has no default TTL: leave it out")
+}
+
+func TestClientsPrintNoPassword(t *testing.T) {
+	cfg := everywhere("redis://:hunter2@127.0.0.1:1")
+	cfg.Lazy = true
+	clients := open(t, cfg)
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
+		for _, v := range []any{clients, clients.Cache, clients.Broker, clients.Results, clients.Locks} {
+			require.False(t, strings.Contains(fmt.Sprintf(verb, v), "hunter2"), "%s of %T", verb, v)
+		}
+	}
+}
+
+func TestALockThatHangsCostsOneTimeout(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") // accepts by its backlog, and never answers
+	require.NoError(t, err)
+	defer l.Close()
+	start := time.Now()
+	_, err = redisha.Open(t.Context(), redisha.Config{Locks: redisha.LocksConfig{Endpoint: at("redis://" + l.Addr().String() + "?read_timeout=500ms")}})
+	require.Error(t, err)
+	require.Less(t, time.Since(start), 900*time.Millisecond)
 }
 
 func TestEachRoleHasAPoolOfItsOwn(t *testing.T) {

@@ -105,7 +105,7 @@ func (r Role) sentinelPrefixes() []string {
 func (r Role) refuses(eps []endpoint.Endpoint) error {
 	switch {
 	case r == Locks && eps[0].Topology == endpoint.Sentinel:
-		return fmt.Errorf("%w: set REDISHA_LOCKS_URL to a fixed primary", lock.ErrSentinelEndpoint)
+		return lock.ErrSentinelEndpoint
 	case r == Broker && eps[0].Proxy != "":
 		return fmt.Errorf("a broker cannot work through a proxy (proxy=%s), which refuses blocking reads: set REDISHA_BROKER_URL to Redis itself", eps[0].Proxy)
 	}
@@ -124,7 +124,7 @@ func (r Role) errNotNamed() error {
 
 // errForeign is why a role stays closed whose variable serves another system.
 func (r Role) errForeign(variable, scheme string) error {
-	return fmt.Errorf("%w: %s: %s holds a %s URL, which is not Redis: set %s", ErrNotConfigured, r, variable, scheme, r.variable())
+	return fmt.Errorf("%w: %s: %s holds a URL of another system (%s): set %s", ErrNotConfigured, r, variable, scheme, r.variable())
 }
 
 var (

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/redisha/redisha/compress"
@@ -14,6 +15,7 @@ import (
 // says goes first, then what the program says for the role, then for all.
 type settings struct {
 	ep     endpoint.Endpoint
+	shared bool // the URL serves other roles, too: what this one has no use for is theirs
 	common Config
 }
 
@@ -22,16 +24,20 @@ func (s settings) apply(r Role, namespace *string, logger **slog.Logger, timeout
 	*namespace = cmp.Or(s.ep.Namespace, *namespace, s.common.Namespace)
 	*logger = cmp.Or(*logger, s.common.Logger)
 	*timeout = cmp.Or(*timeout, s.common.CloseTimeout)
-	if ttl == nil && s.ep.TTL != 0 {
-		return fmt.Errorf("%s: ttl=%s: nothing there has a default TTL: leave it out", r, s.ep.TTL)
+	if *namespace != s.common.Namespace && !validNamespace(*namespace) {
+		return fmt.Errorf("namespace is %q, want %s", *namespace, namespaceRule)
+	}
+	if ttl == nil && s.ep.TTL != 0 && !s.shared {
+		return fmt.Errorf("ttl=%s: %s has no default TTL: leave it out", s.ep.TTL, r)
 	}
 	if ttl != nil {
 		*ttl = cmp.Or(s.ep.TTL, *ttl)
 	}
 	switch {
 	case s.ep.Compression == "" && s.ep.CompressionMinSize == 0:
+	case c == nil && s.shared:
 	case c == nil:
-		return fmt.Errorf("%s: compression: nothing there is compressed: leave compression and compression_min_size out", r)
+		return fmt.Errorf("compression: %s compresses nothing: leave compression and compression_min_size out", r)
 	case s.ep.Compression == "none":
 		c.MinSize = -1
 	case s.ep.CompressionMinSize != 0:
@@ -40,4 +46,17 @@ func (s settings) apply(r Role, namespace *string, logger **slog.Logger, timeout
 		c.MinSize = max(c.MinSize, 0) // compression=deflate, where the program turned it off
 	}
 	return nil
+}
+
+// namespaceRule says what validNamespace takes.
+const namespaceRule = "letters, digits and _-.:/ only"
+
+func validNamespace(s string) bool {
+	for _, c := range s {
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+		if !letter && (c < '0' || c > '9') && !strings.ContainsRune("_-.:/", c) {
+			return false
+		}
+	}
+	return s != ""
 }

@@ -13,7 +13,8 @@ import (
 // Cluster, sockets and proxies.
 //
 // However it is printed, logged or marshalled, its passwords show as xxxxx; a
-// conversion to string gives them.
+// conversion to string gives them. Fmt cannot hide them inside an unexported
+// field of a struct that is itself printed: do not print such a struct.
 type URL string
 
 // String returns the URL without its passwords.

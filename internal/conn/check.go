@@ -69,7 +69,7 @@ func (c *Client) judge(reply []any) error {
 	}
 	switch word, _ := reply[0].(string); word {
 	case "sentinel":
-		if c.ep.Topology != endpoint.Sentinel {
+		if c.topology != endpoint.Sentinel {
 			return c.explain(ErrSentinel)
 		}
 	case "slave":
@@ -102,7 +102,7 @@ func (c *Client) explain(err error) error {
 	if err == nil {
 		return nil
 	}
-	where := c.ep.String()
+	where := c.ep().String()
 	if hint := hintFor(err); hint != "" {
 		return fmt.Errorf("%s: %w: %s", where, err, hint)
 	}

@@ -8,7 +8,6 @@
 package conn
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,8 +36,9 @@ type Client struct {
 	redis.UniversalClient
 
 	role     string
-	ep       endpoint.Endpoint
-	own      bool // made by New: Close closes the go-redis client
+	topology endpoint.Topology
+	ep       func() endpoint.Endpoint // a function, since fmt prints no further: it holds passwords
+	own      bool                     // made by New: Close closes the go-redis client
 	reason   error
 	log      *slog.Logger
 	breaker  *breaker.Hook // nil for a foreign client
@@ -59,7 +59,8 @@ func New(cfg Config) (*Client, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	c := &Client{role: cfg.Role, ep: given, own: true, log: cfg.Logger}
+	c := &Client{role: cfg.Role, own: true, log: cfg.Logger}
+	c.describe(given)
 	opt, err := cfg.options()
 	if err != nil {
 		return nil, err
@@ -81,7 +82,8 @@ func New(cfg Config) (*Client, error) {
 // Closed returns a client whose every command fails with reason, which should
 // wrap [ErrNotConfigured]. It never dials.
 func Closed(role string, reason error) *Client {
-	c := &Client{role: role, own: true, reason: reason, ep: endpoint.Endpoint{Topology: endpoint.Standalone}, log: slog.Default()}
+	c := &Client{role: role, own: true, reason: reason, log: slog.Default()}
+	c.describe(endpoint.Endpoint{Topology: endpoint.Standalone})
 	rdb := redis.NewClient(&redis.Options{
 		Addr:       "127.0.0.1:0",
 		MaxRetries: -1,
@@ -115,7 +117,13 @@ func Of(rdb redis.UniversalClient) (*Client, error) {
 	default:
 		topology = endpoint.Standalone
 	}
-	return &Client{UniversalClient: rdb, ep: endpoint.Endpoint{Topology: topology}, log: slog.Default()}, nil
+	c := &Client{UniversalClient: rdb, log: slog.Default()}
+	c.describe(endpoint.Endpoint{Topology: topology})
+	return c, nil
+}
+
+func (c *Client) describe(ep endpoint.Endpoint) {
+	c.topology, c.ep = ep.Topology, func() endpoint.Endpoint { return ep }
 }
 
 // failoverAddr is the address that go-redis gives to the options of a client
@@ -126,10 +134,10 @@ const failoverAddr = "FailoverClient"
 func (c *Client) Role() string { return c.role }
 
 // Topology says what is behind the client.
-func (c *Client) Topology() endpoint.Topology { return c.ep.Topology }
+func (c *Client) Topology() endpoint.Topology { return c.topology }
 
 // Endpoint is what the client was made from. A foreign client's has its topology alone.
-func (c *Client) Endpoint() endpoint.Endpoint { return c.ep }
+func (c *Client) Endpoint() endpoint.Endpoint { return c.ep() }
 
 // Own reports whether New made the client, so that its connections follow the
 // settings and guarantees of this package.
@@ -192,8 +200,10 @@ func (c *Client) EachPrimary(ctx context.Context, fn func(context.Context, redis
 // forgotten, never closed. It is safe to call again and beside Close.
 func (c *Client) Drain(ctx context.Context) error {
 	c.gate.close()
-	err := c.gate.wait(ctx)
-	return cmp.Or(c.Close(), err)
+	if err := c.gate.wait(ctx); err != nil {
+		return errors.Join(fmt.Errorf("%s: %w", c.role, err), c.Close())
+	}
+	return c.Close()
 }
 
 // Close closes the connections at once; commands under way fail. A foreign

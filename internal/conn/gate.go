@@ -66,8 +66,14 @@ func (g *gate) signal() {
 
 // wait returns once the gate is closed and nobody is inside, or ctx is done.
 func (g *gate) wait(ctx context.Context) error {
+	empty := g.channel()
 	select {
-	case <-g.channel():
+	case <-empty: // first, since ctx may be over as well
+		return nil
+	default:
+	}
+	select {
+	case <-empty:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("%d commands still under way: %w", g.state.Load()&^closedBit, context.Cause(ctx))

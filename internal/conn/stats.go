@@ -53,7 +53,7 @@ func (c *Client) Stats() Stats {
 	s := Stats{
 		Role:       c.role,
 		Configured: c.reason == nil,
-		Topology:   string(c.ep.Topology),
+		Topology:   string(c.topology),
 		Commands:   c.commands.Snapshot(),
 		Dials:      c.dials.Load(),
 		DialErrors: c.undialed.Load(),

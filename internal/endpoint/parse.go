@@ -113,7 +113,7 @@ func cutAll(raw string) ([]part, scheme, error) {
 		case text == "":
 			return nil, scheme{}, errors.New("a part between semicolons is empty: remove one semicolon")
 		case len(texts) > 1 && !strings.Contains(text, "://"):
-			return nil, scheme{}, errors.New("a part between semicolons has no scheme: write sentinel:// in front of every part, and a ; in a password as %3B")
+			return nil, scheme{}, errors.New("a part between semicolons has no scheme: write a scheme (sentinel://, for locks redis://) in front of every part, and a ; in a password as %3B")
 		}
 		p, err := cut(text)
 		if err != nil {

@@ -56,7 +56,7 @@ func TestParseSaysWhatIsWrongWithAForm(t *testing.T) {
 		{"two hosts in redis", "redis://a,b,c", `"redis://a,b,c": redis:// takes one host: for several use redis+replica:// (a fixed primary, then its replicas), redis+sentinel:// (Sentinels) or redis+cluster:// (nodes of a Cluster)`},
 		{"two bare hosts", "a:1,b:2", `"a:1,b:2": redis:// takes one host: for several use redis+replica://...`},
 		{"two URLs", "redis://a;redis://b", `"redis://a;redis://b": several endpoints separated by semicolons: only REDISHA_LOCKS_URL takes them, as a quorum; the hosts of one endpoint are separated by commas (redis+sentinel://, redis+replica://, redis+cluster://), and a ; in a password is %3B`},
-		{"semicolon in the password", "redis://:p;w@h", `"xxxxx": a part between semicolons has no scheme: write sentinel:// in front of every part, and a ; in a password as %3B`},
+		{"semicolon in the password", "redis://:p;w@h", `"xxxxx": a part between semicolons has no scheme: write a scheme (sentinel://, for locks redis://) in front of every part, and a ; in a password as %3B`},
 
 		{"socket without a path", "unix://", `"unix://": no socket: write unix:///path/of/the/socket`},
 		{"socket with a host", "unix://tmp/r.sock", `"unix://tmp/r.sock": a host in front of the socket's path: write three slashes, unix:///path`},
@@ -82,7 +82,7 @@ func TestParseSaysWhatIsWrongWithAForm(t *testing.T) {
 		{"master name badly encoded", "redis+sentinel://s/m%", `"redis+sentinel://s/xxxxx": the path is no master name: it takes the primary's name in the Sentinels' configuration, without spaces and with % as %25`},
 		{"master name with a space", "redis-sentinel://s/0#a%20b", `"redis-sentinel://s/0#xxxxx": the fragment is no master name...`},
 
-		{"Celery, a part without scheme", "sentinel://a;b:1", `"xxxxx": a part between semicolons has no scheme: write sentinel:// in front of every part, and a ; in a password as %3B`},
+		{"Celery, a part without scheme", "sentinel://a;b:1", `"xxxxx": a part between semicolons has no scheme: write a scheme (sentinel://, for locks redis://) in front of every part, and a ; in a password as %3B`},
 		{"Celery, an empty part", "sentinel://a;;sentinel://b", `"xxxxx": a part between semicolons is empty: remove one semicolon`},
 		{"Celery, a leading semicolon", ";sentinel://a", `";sentinel://a": a part between semicolons is empty: remove one semicolon`},
 		{"Celery, mixed schemes", "sentinel://a;redis://b", `"sentinel://a;redis://b": parts of different schemes: write sentinel:// in front of every part`},
