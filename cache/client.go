@@ -136,12 +136,20 @@ func (c *Client) withReadTimeout(ctx context.Context) (context.Context, context.
 	return context.WithTimeout(ctx, c.cfg.ReadTimeout)
 }
 
+// patience is for how long a flight is joined without a read.
+func (c *Client) patience() time.Duration {
+	if c.cfg.ReadTimeout < 0 {
+		return defaultReadTimeout
+	}
+	return c.cfg.ReadTimeout
+}
+
 // subject is what errors call a key: its view and what the caller gave.
 func (c *Client) subject(key string) string { return key[len(c.root):] }
 
 // unread explains the error of a read that ended after took.
 func (c *Client) unread(ctx context.Context, err error, took time.Duration) error {
-	if over := ended(ctx); over != nil {
+	if over := conn.Ended(ctx); over != nil {
 		return over // it surfaces as an i/o timeout
 	}
 	c.stats.errors.Inc()
@@ -149,18 +157,6 @@ func (c *Client) unread(ctx context.Context, err error, took time.Duration) erro
 		return fmt.Errorf("no answer within %s (Config.ReadTimeout): %w", limit, err)
 	}
 	return err
-}
-
-// ended returns why ctx is over, if so. A deadline may show on the socket
-// before the context's timer fires.
-func ended(ctx context.Context) error {
-	if err := context.Cause(ctx); err != nil {
-		return err
-	}
-	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
-		return context.DeadlineExceeded
-	}
-	return nil
 }
 
 // countError counts an operation that failed, unless its caller ended it.

@@ -55,7 +55,7 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	c.Namespace = cmp.Or(c.Namespace, "redisha")
-	c.ReadTimeout = cmp.Or(c.ReadTimeout, 250*time.Millisecond)
+	c.ReadTimeout = cmp.Or(c.ReadTimeout, defaultReadTimeout)
 	c.TTL = cmp.Or(c.TTL, defaultTTL)
 	c.MaxFallbacks = cmp.Or(c.MaxFallbacks, 64)
 	c.CloseTimeout = cmp.Or(c.CloseTimeout, 5*time.Second)
@@ -143,9 +143,11 @@ type ViewConfig struct {
 }
 
 const (
+	defaultReadTimeout = 250 * time.Millisecond
 	defaultTTL         = time.Hour
 	defaultAbsentTTL   = 10 * time.Second
 	defaultLoadTimeout = 10 * time.Second
+	maxLoadTimeout     = 24 * time.Hour
 	defaultMaxValue    = 1 << 20
 	maxMaxValue        = 512 << 20
 	defaultMinCompress = 256
@@ -179,8 +181,8 @@ func (c ViewConfig) validate(name string) error {
 	if c.AbsentTTL >= 0 && c.AbsentTTL < time.Millisecond {
 		bad("AbsentTTL is %s, want at least 1ms, 0 for %s, or less than 0 for none", c.AbsentTTL, defaultAbsentTTL)
 	}
-	if c.LoadTimeout < time.Millisecond {
-		bad("LoadTimeout is %s, want at least 1ms, or 0 for %s", c.LoadTimeout, defaultLoadTimeout)
+	if c.LoadTimeout < time.Millisecond || c.LoadTimeout > maxLoadTimeout {
+		bad("LoadTimeout is %s, want 1ms to %s, or 0 for %s", c.LoadTimeout, maxLoadTimeout, defaultLoadTimeout)
 	}
 	if c.MaxValueBytes < 1 || c.MaxValueBytes > maxMaxValue {
 		bad("MaxValueBytes is %d, want 1 to %d, or 0 for %d", c.MaxValueBytes, maxMaxValue, defaultMaxValue)

@@ -41,7 +41,7 @@ func TestAWrongViewIsReportedByEveryUse(t *testing.T) {
 		`Version is "1.0", want letters, digits, _ and - only`,
 		`TTL is 999µs, want at least 1ms, or 0 for the cache's`,
 		`AbsentTTL is 1µs, want at least 1ms, 0 for 10s, or less than 0 for none`,
-		`LoadTimeout is -1ns, want at least 1ms, or 0 for 10s`,
+		`LoadTimeout is -1ns, want 1ms to 24h0m0s, or 0 for 10s`,
 		`MaxValueBytes is -1, want 1 to 536870912, or 0 for 1048576`,
 	}, "\n")
 	for use, err := range useAll(t.Context(), v) {

@@ -13,6 +13,8 @@ import (
 	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redisha/redisha/internal/conn"
 )
 
 // The corners of a flight, each of which needs somebody who writes at the worst
@@ -129,15 +131,15 @@ type lateTimer struct{ context.Context }
 func (lateTimer) Deadline() (time.Time, bool) { return time.Now().Add(-time.Nanosecond), true }
 
 func TestADeadlineCountsFromItsInstant(t *testing.T) {
-	require.ErrorIs(t, ended(lateTimer{t.Context()}), context.DeadlineExceeded)
-	require.NoError(t, ended(t.Context()))
+	require.ErrorIs(t, conn.Ended(lateTimer{t.Context()}), context.DeadlineExceeded)
+	require.NoError(t, conn.Ended(t.Context()))
 	later, cancel := context.WithTimeout(t.Context(), time.Hour)
 	defer cancel()
-	require.NoError(t, ended(later))
+	require.NoError(t, conn.Ended(later))
 	why := errors.New("why")
 	cancelled, cancelCause := context.WithCancelCause(t.Context())
 	cancelCause(why)
-	require.Equal(t, why, ended(cancelled))
+	require.Equal(t, why, conn.Ended(cancelled))
 }
 
 func TestAnUncachedLoadThatFindsNoPlaceSaysSoWithoutAnOutage(t *testing.T) {

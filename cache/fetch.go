@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/redisha/redisha/internal/conn"
 )
 
 // Fetch returns the value of key, calling load if the cache does not have it.
@@ -34,10 +36,12 @@ func (v *View[K, V]) Fetch(ctx context.Context, key K, load func(context.Context
 	if load == nil {
 		return zero, v.failed("fetch", redisKey, errors.New("nil load function"))
 	}
-	if v.flights.isOpen(key) {
+	if v.flights.isYoung(key, v.c.patience()) {
 		// A stampede: whoever comes later joins without a read of its own, so
-		// that a thousand callers do not queue for connections.
-		return v.miss(ctx, key, redisKey, load, found{state: missing})
+		// that a thousand callers do not queue for connections. A flight that
+		// has lasted for longer than a read would is not waited for: the value
+		// may be there meanwhile.
+		return v.miss(ctx, key, redisKey, load, found{state: unasked})
 	}
 	var value V
 	f := v.read(ctx, redisKey, &value)
@@ -63,7 +67,7 @@ func (v *View[K, V]) miss(ctx context.Context, key K, redisKey string, load func
 		case refused:
 			return zero, v.failed("fetch", redisKey, f.err)
 		case unread:
-			if ended(ctx) != nil {
+			if conn.Ended(ctx) != nil {
 				return zero, v.failed("fetch", redisKey, f.err)
 			}
 		}
@@ -81,10 +85,14 @@ func (v *View[K, V]) miss(ctx context.Context, key K, redisKey string, load func
 		case <-ctx.Done():
 			return zero, v.failed("fetch", redisKey, context.Cause(ctx))
 		}
-		if steps < fl.res.step {
+		mine := steps < fl.res.step
+		if mine && (fl.res.err == nil || f.state != unasked) {
 			return v.take(fl, redisKey, isNew)
 		}
 		f = v.read(ctx, redisKey, &value)
+		if mine && f.state != hit {
+			return v.take(fl, redisKey, isNew) // the failure of the load, since Redis has no value either
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"sync"
+	"time"
 )
 
 // A flight is the search for the value of one key, which callers share. It
@@ -12,8 +13,9 @@ import (
 // that arrived later may have done so after a Delete of which the step knew
 // nothing. Such a caller starts over.
 type flight[V any] struct {
-	done chan struct{}
-	res  result[V] // to be read after done
+	done  chan struct{}
+	res   result[V] // to be read after done
+	began time.Time
 
 	steps int // under the table's lock
 }
@@ -47,16 +49,17 @@ func (t *table[K, V]) join(key K) (f *flight[V], steps int, isNew bool) {
 	if f = t.open[key]; f != nil {
 		return f, f.steps, false
 	}
-	f = &flight[V]{done: make(chan struct{})}
+	f = &flight[V]{done: make(chan struct{}), began: time.Now()}
 	t.open[key] = f
 	return f, 0, true
 }
 
-// isOpen reports whether there is a flight to join.
-func (t *table[K, V]) isOpen(key K) bool {
+// isYoung reports whether there is a flight to join that began less than age ago.
+func (t *table[K, V]) isYoung(key K, age time.Duration) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.open[key] != nil
+	f := t.open[key]
+	return f != nil && time.Since(f.began) < age
 }
 
 // step takes the next step of f and returns its number.

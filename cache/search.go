@@ -82,6 +82,9 @@ func (s *search[K, V]) find(first found) result[V] {
 		switch {
 		case err != nil:
 			v.c.countError(s.ctx)
+			if pause == 0 {
+				defer s.giveBack()
+			}
 			return s.loadPast(err)
 		case taken:
 			v.c.stats.leasesTaken.Inc()
@@ -141,6 +144,7 @@ func (s *search[K, V]) loadLeased() result[V] {
 	case err != nil:
 		v.c.countError(s.ctx)
 		v.c.warn(s.ctx, &v.c.warnedFill, "loaded value not stored", s.redisKey, err)
+		s.giveBack()
 	case !held && out.stored != nil:
 		n.fillsRefused.Inc()
 	}
@@ -200,4 +204,16 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// giveBack releases, in the background, a lease that may have been left behind
+// with nobody to work under it: the reply to ACQUIRE or FILL was lost, or FILL
+// was refused. It would keep others waiting until it expires.
+func (s *search[K, V]) giveBack() {
+	c := s.view.c
+	c.running.more()
+	go func() {
+		defer c.running.done()
+		_, _ = c.release(s.ctx, s.redisKey, s.lease)
+	}()
 }

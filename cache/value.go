@@ -22,6 +22,7 @@ const (
 	refused // an error marker
 	dead    // something that a load may replace
 	unread  // Redis did not say
+	unasked // Redis was not asked: a flight was joined instead
 )
 
 // A found is what was found under a key.

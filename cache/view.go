@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redisha/redisha/compress"
+	"github.com/redisha/redisha/internal/conn"
 )
 
 // A View keeps values of type V under keys of type K in a [Client]. It is safe
@@ -118,7 +119,7 @@ func (v *View[K, V]) Set(ctx context.Context, key K, value V, opts ...SetOption)
 	v.c.stats.setTime.Observe(time.Since(start))
 	if err != nil {
 		v.c.countError(ctx)
-		return v.failed("set", redisKey, err)
+		return v.failed("set", redisKey, whoseEnd(ctx, err))
 	}
 	v.c.stats.sets.Inc()
 	return nil
@@ -177,17 +178,26 @@ func (v *View[K, V]) unlink(ctx context.Context, keys []K, failures *deleteFailu
 		for i, key := range redisKeys {
 			cmds[i] = pipe.Unlink(ctx, key)
 		}
-		_, _ = pipe.Exec(ctx) // each command has its own error
+		conn.Exec(ctx, pipe)
 	}
 	for i, cmd := range cmds {
 		if err := cmd.Err(); err != nil {
 			if failures.n == 0 {
-				failures.key, failures.err = redisKeys[i], err
+				failures.key, failures.err = redisKeys[i], whoseEnd(ctx, err)
 			}
 			failures.n++
 			v.c.countError(ctx)
 		}
 	}
+}
+
+// whoseEnd returns why the caller's context was over, which surfaces as an i/o
+// timeout, or else err.
+func whoseEnd(ctx context.Context, err error) error {
+	if over := conn.Ended(ctx); over != nil {
+		return over
+	}
+	return err
 }
 
 // ready says why a call cannot even begin.

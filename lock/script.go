@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/internal/conn"
 )
 
 var (
@@ -43,7 +45,7 @@ func (a *attempt) EvalSha(ctx context.Context, sha string, keys []string, args .
 	pipe := a.rdb.Pipeline()
 	obtain := pipe.EvalSha(ctx, sha, keys, args...)
 	fence := fenceScript.EvalSha(ctx, pipe, a.fenceKeys(), a.fenceArgs()...)
-	_, _ = pipe.Exec(ctx) // each command has its error
+	conn.Exec(ctx, pipe)
 	if noScript(fence.Err()) && !noScript(obtain.Err()) {
 		fence = fenceScript.Eval(ctx, a.rdb, a.fenceKeys(), a.fenceArgs()...)
 	}
@@ -56,7 +58,7 @@ func (a *attempt) Eval(ctx context.Context, script string, keys []string, args .
 	pipe := a.rdb.Pipeline()
 	obtain := pipe.Eval(ctx, script, keys, args...)
 	fence := fenceScript.Eval(ctx, pipe, a.fenceKeys(), a.fenceArgs()...)
-	_, _ = pipe.Exec(ctx)
+	conn.Exec(ctx, pipe)
 	a.read(fence)
 	return obtain
 }

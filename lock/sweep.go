@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/redisha/redisha/internal/conn"
 )
 
 const (
@@ -100,7 +102,7 @@ func (s *sweeper) sweep(batch []*leftover) {
 	for _, o := range batch {
 		pipe.Eval(ctx, discardLua, []string{o.key}, o.token)
 	}
-	cmds, _ := pipe.Exec(ctx) // each has its error
+	cmds := conn.Exec(ctx, pipe)
 	now := time.Now()
 	for i, o := range batch {
 		if cmds[i].Err() == nil || s.client.closing.Err() != nil {

@@ -57,8 +57,13 @@ func CauseOf(err error) *Cause {
 	if err == nil {
 		return nil
 	}
-	c := &Cause{Type: fmt.Sprintf("%T", err), Message: err.Error()}
-	c.addWrapped(err)
+	// The methods of an error are the program's: those of a nil pointer in it
+	// mostly panic. Sprint contains that of Error.
+	c := &Cause{Type: fmt.Sprintf("%T", err), Message: fmt.Sprint(err)}
+	func() {
+		defer func() { _ = recover() }()
+		c.addWrapped(err)
+	}()
 	return c.clipped()
 }
 
@@ -75,7 +80,7 @@ func (c *Cause) addWrapped(err error) {
 		if err == nil || len(c.Chain) == maxChain {
 			continue
 		}
-		c.Chain = append(c.Chain, fmt.Sprintf("%T: %s", err, err.Error()))
+		c.Chain = append(c.Chain, fmt.Sprintf("%T: %v", err, err))
 		c.addWrapped(err)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/internal/conn"
 )
 
 // Get returns the record of a task. Where there is none, its State is [Pending]
@@ -54,13 +56,11 @@ func (c *Client) Forget(ctx context.Context, ids ...string) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	cmds, _ := c.conn.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		for _, id := range ids {
-			pipe.Unlink(ctx, c.key(id))
-		}
-		return nil
-	})
-	for i, cmd := range cmds {
+	pipe := c.conn.Pipeline()
+	for _, id := range ids {
+		pipe.Unlink(ctx, c.key(id))
+	}
+	for i, cmd := range conn.Exec(ctx, pipe) {
 		if err := cmd.Err(); err != nil {
 			return fmt.Errorf("result: forget %q: %w", ids[i], hint(ctx, err))
 		}

@@ -3,12 +3,13 @@ package result
 import (
 	"context"
 	_ "embed"
-	"errors"
 	"fmt"
 	"math"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/internal/conn"
 )
 
 //go:embed store.lua
@@ -70,7 +71,7 @@ func (c *Client) StoreMany(ctx context.Context, records []Record) ([]Verdict, er
 			}
 		}
 		if pipe.Len() > 0 {
-			_, _ = pipe.Exec(ctx) // each command has its error
+			conn.Exec(ctx, pipe)
 		}
 	}
 	send(storeScript.EvalSha, func(int) bool { return true })
@@ -135,8 +136,8 @@ func (c *Client) verdict(ctx context.Context, r Record, cmd *redis.Cmd) Verdict 
 // hint adds to an error of Redis what is known of its cause.
 func hint(ctx context.Context, err error) error {
 	switch {
-	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
-		return context.Cause(ctx)
+	case conn.Ended(ctx) != nil:
+		return conn.Ended(ctx) // it surfaces as an i/o timeout
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return fmt.Errorf("%w: does something else write this key?", err)
 	}
