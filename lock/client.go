@@ -48,6 +48,10 @@ type Client struct {
 // New returns a client that keeps its leases in rdb, which stays the caller's:
 // Close does not close it. It does no I/O. Endpoints of Sentinel are refused
 // with [ErrSentinelEndpoint].
+//
+// A go-redis client that repeats commands, as it does by default, can make
+// Release say [ErrLost] for a release that worked and whose reply was lost: set
+// its MaxRetries to -1, as redisha.Open does.
 func New(rdb redis.UniversalClient, cfg Config) (*Client, error) {
 	cn, err := conn.Of(rdb)
 	if err != nil {

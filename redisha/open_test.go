@@ -181,6 +181,7 @@ func TestMistakesInAConfigurationComeBackTogether(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 	require.NotContains(t, err.Error(), "hunter2")
+	require.Equal(t, 1, strings.Count(err.Error(), "want letters, digits"), "once, and not by every role")
 	for line := range strings.Lines(err.Error()) {
 		require.True(t, strings.HasPrefix(line, "redisha: "), line)
 	}

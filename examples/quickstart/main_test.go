@@ -76,6 +76,9 @@ func TestMistakesAreReported(t *testing.T) {
 	t.Setenv("REDISHA_CACHE_URL", "redis://a,b")
 	require.ErrorContains(t, run(t.Context(), nil, io.Discard), "REDISHA_CACHE_URL")
 	require.Error(t, run(t.Context(), []string{"-nonsense"}, io.Discard))
+	require.ErrorContains(t, run(t.Context(), []string{"surplus"}, io.Discard), `unexpected argument "surplus"`)
+	t.Setenv("REDISHA_CACHE_URL", "")
+	require.ErrorContains(t, run(t.Context(), []string{"-metrics", "notaport"}, io.Discard), "-metrics notaport: ")
 }
 
 // syncBuffer is a buffer for two goroutines.

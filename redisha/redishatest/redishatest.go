@@ -9,7 +9,8 @@
 //
 // A server from [New] is reached through memory, so that all of it works inside
 // a testing/synctest bubble: TTLs, delays, leases and timeouts then follow the
-// bubble's clock, and an hour passes at once. Make the server inside the bubble.
+// bubble's clock, and an hour passes in milliseconds, or, beside a worker that
+// waits for tasks, in seconds. Make the server inside the bubble.
 //
 // The server knows no persistence, replication, eviction or memory limit, and
 // not every command; what depends on those needs a real one.
