@@ -70,10 +70,20 @@ type RetryError struct {
 // RetryAfter wraps err so that the task is tried again after delay.
 func RetryAfter(delay time.Duration, err error) error { return &RetryError{Delay: delay, Err: err} }
 
-func (e *RetryError) Error() string { return fmt.Sprintf("broker: retry after %s: %v", e.Delay, e.Err) }
+func (e *RetryError) Error() string {
+	if e == nil {
+		return "broker: retry: a nil *RetryError"
+	}
+	return fmt.Sprintf("broker: retry after %s: %v", e.Delay, e.Err)
+}
 
 // Unwrap returns the cause.
-func (e *RetryError) Unwrap() error { return e.Err }
+func (e *RetryError) Unwrap() error {
+	if e == nil {
+		return nil
+	}
+	return e.Err
+}
 
 // A RejectError makes a task a dead letter at once: trying again would not help.
 type RejectError struct{ Err error }
@@ -81,10 +91,20 @@ type RejectError struct{ Err error }
 // Reject wraps err so that the task becomes a dead letter.
 func Reject(err error) error { return &RejectError{Err: err} }
 
-func (e *RejectError) Error() string { return fmt.Sprintf("broker: reject: %v", e.Err) }
+func (e *RejectError) Error() string {
+	if e == nil {
+		return "broker: reject: a nil *RejectError"
+	}
+	return fmt.Sprintf("broker: reject: %v", e.Err)
+}
 
 // Unwrap returns the cause.
-func (e *RejectError) Unwrap() error { return e.Err }
+func (e *RejectError) Unwrap() error {
+	if e == nil {
+		return nil
+	}
+	return e.Err
+}
 
 // fatal reports whether err means that the connection will never serve again.
 func fatal(err error) bool {

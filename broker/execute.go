@@ -20,13 +20,17 @@ func (r *run) execute() {
 }
 
 // handle runs the handler of a task and passes on its verdict. A handler that
-// ends its goroutine takes an executor with it, so handle starts another.
+// ends its goroutine takes an executor with it, so handle starts another. A task
+// on which nothing was decided is given back.
 func (r *run) handle(t *task) {
 	v := &verdict{task: t}
 	finished := false
 	defer func() {
 		if !finished {
 			r.executors.Go(r.execute)
+		}
+		if v.kind == undecided {
+			v = release(t, time.Second)
 		}
 		t.s.verdicts <- v
 		r.slots <- struct{}{}
@@ -78,7 +82,7 @@ func (r *run) attempt(v *verdict, e *envelope, h *handler, payload []byte) {
 	defer func() {
 		n.running.Add(-1)
 		n.runTime.Observe(time.Since(start))
-		r.judge(v, e, h, value, err)
+		r.decide(v, e, value, err, h.def.cfg.Backoff)
 		if v.record != nil {
 			v.record.Started = start
 		}
@@ -119,8 +123,38 @@ func (e *panicError) Unwrap() error {
 	return err
 }
 
-// judge decides what becomes of a task whose handler has returned.
-func (r *run) judge(v *verdict, e *envelope, h *handler, value []byte, err error) {
+// A policy is how long to wait after so many failed attempts.
+type policy func(attempts int, err error) time.Duration
+
+// decide judges a task whose handler has returned. The methods of err and the
+// policy are not ours: whichever panics or ends the goroutine is replaced.
+func (r *run) decide(v *verdict, e *envelope, value []byte, err error, backoff policy) {
+	judged, asking := false, false
+	defer func() {
+		if judged {
+			return
+		}
+		_ = recover()
+		if !asking {
+			err = fmt.Errorf("error of type %T that panics", err)
+		}
+		r.decide(v, e, nil, err, Backoff)
+	}()
+	v.kind, v.record = undecided, nil
+	r.judge(v, e, value, err, func(attempts int, err error) time.Duration {
+		asking = true
+		pause := backoff(attempts, err)
+		asking = false
+		return pause
+	})
+	judged = true
+	if err != nil && v.kind != releaseVerdict {
+		r.w.log.Warn("task failed", "queue", v.s.p.queue, "task", e.task, "id", e.id, "attempt", e.attempt, "verdict", v.kind.String(), "err", err)
+	}
+}
+
+// judge decides by what the handler returned.
+func (r *run) judge(v *verdict, e *envelope, value []byte, err error, backoff policy) {
 	var (
 		undecodable *undecodableError
 		unstorable  *unstorableError
@@ -128,6 +162,9 @@ func (r *run) judge(v *verdict, e *envelope, h *handler, value []byte, err error
 		retry       *RetryError
 	)
 	last := e.attempt >= e.maxAttempts
+	if err != nil {
+		_ = err.Error() // what panics in the log must panic here
+	}
 	switch {
 	case err == nil:
 		v.kind = ackVerdict
@@ -142,10 +179,10 @@ func (r *run) judge(v *verdict, e *envelope, h *handler, value []byte, err error
 	case errors.As(err, &undecodable):
 		v.die(e, Undecodable, err)
 		v.record = r.record(e, result.Dead, err)
-	case errors.As(err, &reject):
+	case errors.As(err, &reject) && reject != nil:
 		v.die(e, Rejected, err)
 		v.record = r.record(e, result.Failure, reject.Err)
-	case errors.As(err, &retry) && !last:
+	case errors.As(err, &retry) && retry != nil && !last:
 		v.retry(e, retry.Delay)
 		v.record = r.record(e, result.Retry, retry.Err)
 	case v.lease.ctx.Err() != nil && retry == nil:
@@ -155,20 +192,9 @@ func (r *run) judge(v *verdict, e *envelope, h *handler, value []byte, err error
 		v.die(e, Exhausted, err)
 		v.record = r.record(e, result.Failure, err)
 	default:
-		v.retry(e, backoff(h.def, int(e.attempt), err))
+		v.retry(e, backoff(int(e.attempt), err))
 		v.record = r.record(e, result.Retry, err)
 	}
-	r.w.log.Warn("task failed", "queue", v.s.p.queue, "task", e.task, "id", e.id, "attempt", e.attempt, "verdict", v.kind.String(), "err", err)
-}
-
-// backoff asks the definition for a pause; a policy that panics is replaced.
-func backoff(d *definition, attempts int, err error) (pause time.Duration) {
-	defer func() {
-		if recover() != nil {
-			pause = Backoff(attempts, err)
-		}
-	}()
-	return d.cfg.Backoff(attempts, err)
 }
 
 // keepsResult reports whether the result of a task is wanted and can be kept.

@@ -28,7 +28,8 @@ const (
 type verdictKind uint8
 
 const (
-	ackVerdict     verdictKind = iota // done
+	undecided      verdictKind = iota // never stored
+	ackVerdict                        // done
 	retryVerdict                      // again, as a further attempt
 	releaseVerdict                    // again, as the same attempt
 	deadVerdict                       // set aside
@@ -36,7 +37,7 @@ const (
 )
 
 func (k verdictKind) String() string {
-	return [...]string{"done", "retry", "release", "dead letter", "note"}[k]
+	return [...]string{"undecided", "done", "retry", "release", "dead letter", "note"}[k]
 }
 
 // A verdict is what became of a task, on its way to Redis.
@@ -59,8 +60,8 @@ func (v *verdict) release(delay time.Duration) {
 }
 
 func (v *verdict) die(e *envelope, reason Reason, err error) {
-	v.kind = deadVerdict
 	v.value = appendDeadLetter(nil, reason, err.Error(), v.raw)
+	v.kind = deadVerdict
 }
 
 // undecodable sets aside what can never be run, and leaves what a later version
