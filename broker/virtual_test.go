@@ -400,6 +400,60 @@ func TestVerdictsOutlastAnOutageShorterThanTheLease(t *testing.T) {
 	})
 }
 
+// Callers of one batch leave one by one, before it was ever sent.
+func TestATaskThatWasWithdrawnUnsentIsNotPublishedWithItsBatch(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *testserver.Server, c *Client, _ *logs) {
+		task := NewTask[string]("a", TaskConfig{})
+		publish(t, task, c, "before")
+		s.SetError("LOADING Redis is loading the dataset in memory")
+		errs := make(map[string]chan error)
+		leave := make(map[string]context.CancelFunc)
+		for _, name := range []string{"first", "leaves", "stays"} {
+			ctx, cancel := context.WithCancel(t.Context())
+			leave[name], errs[name] = cancel, make(chan error, 1)
+			go func() {
+				_, err := task.Publish(ctx, c, name)
+				errs[name] <- err
+			}()
+			synctest.Wait()
+		}
+		time.Sleep(time.Second)
+		leave["first"]() // the other two come into one batch
+		require.ErrorContains(t, <-errs["first"], "not sent: context canceled")
+		time.Sleep(time.Second)
+		leave["leaves"]()
+		require.ErrorContains(t, <-errs["leaves"], "not sent: context canceled")
+		time.Sleep(time.Second)
+		s.SetError("")
+		require.NoError(t, <-errs["stays"])
+		leave["stays"]()
+		require.Equal(t, QueueInfo{Ready: 2}, queueInfo(t, c, "default"))
+		require.Equal(t, uint64(2), c.Stats().Batches)
+	})
+}
+
+func TestABatchThatNobodyWaitsForIsGivenUp(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *testserver.Server, c *Client, _ *logs) {
+		client, net := throughNetwork(t, c.conn.Unwrap())
+		lossy, _ := newTestClient(t, client, Config{})
+		task := NewTask[int]("a", TaskConfig{})
+		publish(t, task, lossy, 1)
+		net.drop(1 << 20)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		_, err := task.Publish(ctx, lossy, 2)
+		require.ErrorIs(t, err, ErrUnconfirmed)
+		synctest.Wait()
+		resent := lossy.Stats().Resent
+		require.NotZero(t, resent)
+		time.Sleep(time.Minute)
+		require.Equal(t, resent, lossy.Stats().Resent)
+		net.drop(0)
+		publish(t, task, lossy, 3)
+		require.Equal(t, QueueInfo{Ready: 3}, queueInfo(t, c, "default"), "it was applied, once, in this case")
+	})
+}
+
 func TestOldLanesAreForgotten(t *testing.T) {
 	inBubble(t, func(t *testing.T, s *testserver.Server, c *Client, _ *logs) {
 		m, src := newMaintenance(t, c)
