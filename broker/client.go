@@ -20,6 +20,7 @@ import (
 // A Client publishes tasks and serves workers. It is safe for concurrent use.
 type Client struct {
 	conn     *conn.Client
+	once     bool // conn sends nothing twice by itself
 	cfg      Config
 	log      *slog.Logger
 	compress *compress.Codec
@@ -54,9 +55,16 @@ func New(rdb redis.UniversalClient, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("broker: Compress: %w", err)
 	}
-	b := &Client{conn: c, cfg: cfg, log: cmp.Or(cfg.Logger, c.Logger()), compress: codec, closing: make(chan struct{})}
+	b := &Client{conn: c, once: sendsOnce(c), cfg: cfg, log: cmp.Or(cfg.Logger, c.Logger()), compress: codec, closing: make(chan struct{})}
 	b.life, b.end = context.WithCancelCause(context.Background())
 	return b, nil
+}
+
+// sendsOnce reports whether no call is sent again behind its caller's back: one
+// of redisha's own clients, or a go-redis client without retries.
+func sendsOnce(c *conn.Client) bool {
+	client, plain := c.Unwrap().(*redis.Client)
+	return c.Own() || plain && client.Options().MaxRetries == 0 // as go-redis keeps -1
 }
 
 // Check connects and asks what is there; its errors say what to do.

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/redisha/redisha/breaker"
 )
 
 // Bounds of a batch. A task above maxBatchBytes travels alone.
@@ -247,12 +249,14 @@ func (l *lane) launch(b *batch) bool {
 	return true
 }
 
-// failed judges a failed attempt. It reports true if b is resolved by it.
+// failed judges a failed attempt. It reports true if b is resolved by it. The
+// error of a client that sends again by itself is only that of its last sending:
+// an earlier one may have arrived.
 func (l *lane) failed(b *batch, err error) bool {
-	what := outcomeOf(err, l.c.conn.Own())
+	what := outcomeOf(err, l.c.once)
 	l.mu.Lock()
 	b.flying = false
-	b.sent = b.sent || what == unknown
+	b.sent = b.sent || what == unknown || !l.c.once && !fatal(err) && !errors.Is(err, breaker.ErrOpen)
 	l.mu.Unlock()
 	if what != final {
 		return false

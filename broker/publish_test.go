@@ -227,7 +227,8 @@ func TestPublishTimeoutBoundsAContextWithoutDeadline(t *testing.T) {
 
 func TestErrorsOfTheServerAreToldAndNotRepeated(t *testing.T) {
 	s := testserver.New(t)
-	c, _ := newTestClient(t, s.Client(t), Config{})
+	client, _ := throughNetwork(t, s.Client(t)) // without retries
+	c, _ := newTestClient(t, client, Config{})
 	task := NewTask[int]("refused", TaskConfig{})
 	publish(t, task, c, 1)
 	s.SetError("OOM command not allowed when used memory > 'maxmemory'.")
