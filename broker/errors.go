@@ -22,7 +22,8 @@ var (
 	ErrUnconfirmed = errors.New("not confirmed")
 
 	// ErrBrokerFull is returned by Publish while Redis is at maxmemory. The
-	// task is not published. Workers go on.
+	// task is not published, unless the error is an [UnconfirmedError] as well.
+	// Workers go on.
 	ErrBrokerFull = errors.New("the server is at maxmemory")
 
 	// ErrLeaseLost is the cause that ends a handler's context when its worker
@@ -159,6 +160,12 @@ func passes(err error) bool {
 	}
 	word, _, _ := strings.Cut(reply.Error(), " ")
 	return passing[word] || strings.HasPrefix(reply.Error(), "ERR max number of clients")
+}
+
+// holdsNothing reports whether err says that nothing can be pending in a stream:
+// there is no such stream or group, or a key of another type.
+func holdsNothing(err error) bool {
+	return isReply(err) && (lacksGroup(err.Error()) || strings.Contains(err.Error(), "no such key") || strings.Contains(err.Error(), "WRONGTYPE"))
 }
 
 // explain adds to an error reply what experience knows of its cause.

@@ -305,7 +305,12 @@ func (s *source) lost(l *lease) (found []delivered, err error) {
 				Stream: key, Group: group, Start: from, End: "+", Count: 1000, Consumer: l.consumer,
 			}).Result()
 			if isReply(err) && !passes(err) && !lacksGroup(err.Error()) {
-				break // nothing of ours can be in a key of another type
+				// Nothing of ours can be in a key of another type. Anything else,
+				// such as a permission that lacks, must not stop the fetching.
+				if !holdsNothing(err) {
+					s.trouble("cannot look for lost deliveries", err)
+				}
+				break
 			}
 			if err != nil {
 				return nil, err

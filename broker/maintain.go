@@ -186,8 +186,8 @@ func (m *maintenance) dead(ctx context.Context) ([]string, error) {
 	var names []string
 	for _, info := range infos {
 		consumers, err := info.Result()
-		if isReply(err) && !passes(err) {
-			continue // no such stream or group, or a key of another type: nothing is pending there
+		if holdsNothing(err) {
+			continue
 		}
 		if err != nil {
 			return nil, err
@@ -227,8 +227,8 @@ func (m *maintenance) reapStream(ctx context.Context, consumer string, stream in
 		pending, err := s.r.w.c.conn.XPendingExt(ctx, &redis.XPendingExtArgs{
 			Stream: key, Group: group, Start: from, End: "+", Count: maxReap, Consumer: consumer,
 		}).Result()
-		if isReply(err) && !passes(err) {
-			return nil // as in dead
+		if holdsNothing(err) {
+			return nil
 		}
 		if err != nil {
 			return err
