@@ -24,10 +24,12 @@ type source struct {
 	// those that it settled lately: an acknowledgement that a failover lost
 	// makes a task pending again, not undone. Both with a sum of the envelope,
 	// since after a failover another task may come under the same entry ID.
+	// What was acked goes from acked to older to oblivion.
 	known  map[entry]uint64
 	acked  map[entry]uint64
-	forget []ackedEntry // acked, oldest first
-	look   []time.Time  // when to look for lost deliveries, soonest first
+	older  map[entry]uint64
+	turnAt time.Time   // when acked becomes older
+	look   []time.Time // when to look for lost deliveries, soonest first
 	logged map[string]time.Time
 
 	seed     maphash.Seed
@@ -44,12 +46,7 @@ type entry struct {
 	id     string
 }
 
-type ackedEntry struct {
-	entry
-	at time.Time
-}
-
-// remembered is how long acked entries are remembered.
+// remembered is how long acked entries are remembered, at least; at most twice that.
 const remembered = 10 * time.Second
 
 func newSource(r *run, p *partition) *source {
@@ -83,17 +80,32 @@ func (s *source) done(e entry, acked bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
+	s.forget(now)
 	if acked {
 		s.acked[e] = s.known[e]
-		s.forget = append(s.forget, ackedEntry{e, now})
 	}
 	delete(s.known, e)
-	n := 0
-	for n < len(s.forget) && now.Sub(s.forget[n].at) > remembered {
-		delete(s.acked, s.forget[n].entry)
-		n++
+}
+
+// forget drops what was acked long enough ago. s.mu is held.
+func (s *source) forget(now time.Time) {
+	switch late := now.Sub(s.turnAt); {
+	case late < 0:
+		return
+	case late < remembered:
+		s.older = s.acked
+	default:
+		s.older = nil
 	}
-	s.forget = append(s.forget[:0], s.forget[n:]...)
+	s.acked, s.turnAt = make(map[entry]uint64), now.Add(remembered)
+}
+
+// remembers returns the sum of an entry that was acked lately. s.mu is held.
+func (s *source) remembers(e entry) (sum uint64, ok bool) {
+	if sum, ok = s.acked[e]; !ok {
+		sum, ok = s.older[e]
+	}
+	return sum, ok
 }
 
 // A standing is what a source knows of an entry.
@@ -112,7 +124,7 @@ func (s *source) standing(d delivered) standing {
 	if known, ok := s.known[d.entry]; ok && known == sum {
 		return held
 	}
-	if acked, ok := s.acked[d.entry]; ok && acked == sum {
+	if acked, ok := s.remembers(d.entry); ok && acked == sum {
 		return ended
 	}
 	return unseen
@@ -128,7 +140,7 @@ func (s *source) holds(e entry) bool {
 func (s *source) wasAcked(e entry) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, ok := s.acked[e]
+	_, ok := s.remembers(e)
 	return ok
 }
 
@@ -267,6 +279,9 @@ func (s *source) renew(l *lease) {
 	ctx, cancel := context.WithTimeout(s.r.base, max(cfg.Lease/5, min(cfg.Lease*2/5, time.Second)))
 	defer cancel()
 	sent := time.Now()
+	s.mu.Lock()
+	s.forget(sent) // also when nothing is acked any more
+	s.mu.Unlock()
 	there, err := s.r.w.c.conn.PExpire(ctx, s.p.heartbeat(l.consumer), cfg.Lease).Result()
 	switch {
 	case err != nil:

@@ -1,0 +1,160 @@
+package broker
+
+import (
+	"context"
+	"net"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redisha/redisha/internal/redistest"
+	"github.com/redisha/redisha/internal/redistest/both"
+	"github.com/redisha/redisha/internal/testserver"
+)
+
+// go-redis sends a script again when its reply is lost; then only the last error
+// is seen, here that of a server which restarts.
+func TestAClientThatSendsAgainLeavesTheOutcomeOpen(t *testing.T) {
+	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		for _, reply := range []string{"LOADING Redis is loading the dataset in memory", "NOPERM no permission"} {
+			opt := *rdb.(*redis.Client).Options()
+			var harm atomic.Int64
+			dial := opt.Dialer
+			opt.Dialer = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				nc, err := dial(ctx, network, addr)
+				return &restarting{Conn: nc, harm: &harm, reply: reply}, err
+			}
+			opt.MaxRetries = 3
+			opt.PushNotificationProcessor = nil
+			client := redis.NewClient(&opt)
+			c, _ := newTestClient(t, client, Config{})
+			t.Cleanup(func() { _ = client.Close() })
+			task := NewTask[int]("again", TaskConfig{})
+			publish(t, task, c, 0)
+			ready := queueInfo(t, c, "default").Ready
+			harm.Store(loseReply)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			_, err := task.Publish(ctx, c, 1)
+			harm.Store(0)
+			require.ErrorIs(t, err, ErrUnconfirmed, reply)
+			require.Equal(t, ready+1, queueInfo(t, c, "default").Ready, "it is there")
+		}
+	})
+}
+
+const (
+	loseReply = 1 + iota
+	answerItself
+)
+
+// A restarting connection loses the reply of one script, and then answers scripts
+// with an error.
+type restarting struct {
+	net.Conn
+	harm   *atomic.Int64
+	reply  string
+	script bool
+}
+
+func (c *restarting) Write(p []byte) (int, error) {
+	c.script = strings.Contains(strings.ToLower(string(p)), "evalsha")
+	return c.Conn.Write(p)
+}
+
+func (c *restarting) Read(p []byte) (int, error) {
+	k, err := c.Conn.Read(p)
+	if err != nil || !c.script {
+		return k, err
+	}
+	switch c.harm.Load() {
+	case loseReply:
+		c.harm.Store(answerItself)
+		_ = c.Close()
+		return 0, net.ErrClosed
+	case answerItself:
+		return copy(p, "-"+c.reply+"\r\n"), nil
+	}
+	return k, nil
+}
+
+func TestMissingPermissionsAreToldAndStopNothingElse(t *testing.T) {
+	server := redistest.New(t, redistest.Config{})
+	admin := server.Client(t)
+	for _, command := range []string{"xinfo", "xpending"} {
+		require.NoError(t, admin.FlushAll(t.Context()).Err())
+		require.NoError(t, admin.Do(t.Context(), "ACL", "SETUSER", "worker", "reset", "on", ">secret", "~*", "&*", "+@all", "-"+command).Err())
+		opt := server.Options()
+		opt.Username, opt.Password, opt.MaxRetries = "worker", "secret", -1
+		rdb := redis.NewClient(opt)
+		t.Cleanup(func() { _ = rdb.Close() })
+		c, logs := newTestClient(t, rdb, Config{})
+		task := NewTask[int]("t", TaskConfig{})
+		publish(t, task, c, 1)
+		p := newPartition("redisha", "default", 0, 1)
+		require.NoError(t, admin.XGroupCreate(t.Context(), p.streams[2], group, "0").Err())
+		require.NoError(t, admin.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: group, Consumer: "dead:1", Streams: []string{p.streams[2], ">"}}).Err())
+		ran := make(chan int, 9)
+		stop := startWorker(t, c, WorkerConfig{Lease: 600 * time.Millisecond}, func(w *Worker) {
+			task.Handle(w, func(_ context.Context, i int) error { ran <- i; return nil })
+		})
+		require.Eventually(t, func() bool { return logs.count("maintenance failed") > 0 }, 10*time.Second, 5*time.Millisecond, command)
+		require.Contains(t, logs.String(), "NOPERM")
+		if command == "xpending" {
+			require.Eventually(t, func() bool { return logs.count("cannot look for lost deliveries") > 0 }, 10*time.Second, 5*time.Millisecond)
+		}
+		publish(t, task, c, 2)
+		require.Equal(t, 2, receive(t, ran))
+		require.LessOrEqual(t, logs.count("maintenance failed"), 2, "not at every turn")
+		require.NoError(t, admin.Do(t.Context(), "ACL", "SETUSER", "worker", "+@all").Err())
+		require.Equal(t, 1, receive(t, ran), "reaped as soon as it is permitted")
+		require.NoError(t, stop())
+	}
+}
+
+func TestAcknowledgedEntriesAreForgottenAlsoWhenIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := testserver.New(t)
+		c, _ := newTestClient(t, bubbleRedis(t, s), Config{})
+		w, err := NewWorker(c, WorkerConfig{})
+		require.NoError(t, err)
+		src := newSource(&run{w: w, base: t.Context()}, newPartition("redisha", "default", 0, 1))
+		l := &lease{consumer: "me", fence: time.NewTimer(time.Hour)}
+		l.ctx, l.cancel = context.WithCancelCause(t.Context())
+		src.lease = l
+		e := entry{1, "1-1"}
+		for i := range 5 {
+			src.add(l, delivered{entry: e, raw: []byte{byte(i)}})
+			src.done(e, true)
+			require.Equal(t, ended, src.standing(delivered{e, []byte{byte(i)}}))
+			time.Sleep(remembered * 9 / 10)
+			src.renew(&lease{}) // of another lease: nothing
+			src.done(entry{2, "x"}, false)
+			require.True(t, src.wasAcked(e), i)
+		}
+		require.NoError(t, c.conn.Set(t.Context(), src.p.heartbeat("me"), 1, 0).Err())
+		time.Sleep(2 * remembered)
+		src.renew(l)
+		require.False(t, src.wasAcked(e))
+		require.Empty(t, len(src.acked)+len(src.older))
+	})
+}
+
+// What is remembered must not make an acknowledgement dearer.
+func TestManyAcknowledgementsAreRemembered(t *testing.T) {
+	start, n := time.Now(), 60_000
+	synctest.Test(t, func(*testing.T) {
+		src := newSource(nil, newPartition("redisha", "default", 0, 1))
+		for i := range 2 * n {
+			time.Sleep(remembered / time.Duration(n))
+			src.done(entry{1, strconv.Itoa(i)}, true)
+		}
+	})
+	require.Less(t, time.Since(start), 4*time.Second, "it took 10 s when each one moved all others")
+}
