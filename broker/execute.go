@@ -42,6 +42,11 @@ func (r *run) handle(t *task) {
 		return
 	}
 	v.id = e.id
+	if r.work.Err() != nil { // fetched when the run stopped
+		v.release(0)
+		finished = true
+		return
+	}
 	h := r.handlers[e.task]
 	if h == nil {
 		r.w.warnStrange(e, t.s.p.queue)
@@ -81,6 +86,9 @@ func (r *run) attempt(v *verdict, e *envelope, h *handler, payload []byte) {
 	value, err := []byte(nil), error(errGoexit)
 	defer func() {
 		n.running.Add(-1)
+		if errors.Is(context.Cause(r.work), ErrDrainTimeout) {
+			r.cut.Store(true)
+		}
 		n.runTime.Observe(time.Since(start))
 		r.decide(v, e, value, err, h.def.cfg.Backoff)
 		if v.record != nil {

@@ -104,7 +104,7 @@ type delivered struct {
 
 // read reads up to n new tasks. With an error there may be tasks too.
 func (s *source) read(l *lease, n int) ([]delivered, error) {
-	reply, err := fetchScript.Run(s.r.base, s.r.w.c.conn, s.p.consumerKeys(l.consumer), l.consumer, n).Slice()
+	reply, err := fetchScript.Run(s.r.reads, s.r.w.c.conn, s.p.consumerKeys(l.consumer), l.consumer, n).Slice()
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +194,7 @@ func (s *source) block(l *lease) ([]delivered, error) {
 	for range s.p.streams {
 		args.Streams = append(args.Streams, ">")
 	}
-	ctx, cancel := context.WithTimeout(s.r.base, blockFor+2*time.Second)
+	ctx, cancel := context.WithTimeout(s.r.reads, blockFor+2*time.Second)
 	defer cancel()
 	replies, err := c.XReadGroup(ctx, args).Result()
 	if errors.Is(err, redis.Nil) {
@@ -233,7 +233,7 @@ func (s *source) reader() redis.Cmdable {
 	if s.conn == nil {
 		s.conn = client.Conn()
 		// A server that does not tell is one that blocks to the end.
-		id, _ := s.conn.ClientID(s.r.base).Result()
+		id, _ := s.conn.ClientID(s.r.reads).Result()
 		s.clientID.Store(id)
 	}
 	return s.conn
@@ -301,7 +301,7 @@ func (s *source) mustLook() bool {
 func (s *source) lost(l *lease) (found []delivered, err error) {
 	for i, key := range s.p.streams {
 		for from := "-"; ; {
-			pending, err := s.r.w.c.conn.XPendingExt(s.r.base, &redis.XPendingExtArgs{
+			pending, err := s.r.w.c.conn.XPendingExt(s.r.reads, &redis.XPendingExtArgs{
 				Stream: key, Group: group, Start: from, End: "+", Count: 1000, Consumer: l.consumer,
 			}).Result()
 			if isReply(err) && !passes(err) && !lacksGroup(err.Error()) {
@@ -320,7 +320,7 @@ func (s *source) lost(l *lease) (found []delivered, err error) {
 				if s.holds(d.entry) {
 					continue
 				}
-				if d.raw, err = s.load(d.entry); err != nil {
+				if d.raw, err = s.load(s.r.reads, d.entry); err != nil {
 					return nil, err
 				}
 				if d.raw == nil && s.wasAcked(d.entry) {
@@ -338,8 +338,8 @@ func (s *source) lost(l *lease) (found []delivered, err error) {
 }
 
 // load reads the envelope of an entry; nil if the entry is no longer there.
-func (s *source) load(e entry) ([]byte, error) {
-	messages, err := s.r.w.c.conn.XRange(s.r.base, s.p.streams[e.stream], e.id, e.id).Result()
+func (s *source) load(ctx context.Context, e entry) ([]byte, error) {
+	messages, err := s.r.w.c.conn.XRange(ctx, s.p.streams[e.stream], e.id, e.id).Result()
 	if err != nil || len(messages) == 0 {
 		return nil, err
 	}

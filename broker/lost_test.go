@@ -104,14 +104,13 @@ func TestMissingPermissionsAreToldAndStopNothingElse(t *testing.T) {
 		stop := startWorker(t, c, WorkerConfig{Lease: 600 * time.Millisecond}, func(w *Worker) {
 			task.Handle(w, func(_ context.Context, i int) error { ran <- i; return nil })
 		})
-		require.Eventually(t, func() bool { return logs.count("maintenance failed") > 0 }, 10*time.Second, 5*time.Millisecond, command)
-		require.Contains(t, logs.String(), "NOPERM")
+		require.Eventually(t, func() bool { return logs.count("maintenance failed") > 0 && logs.count("NOPERM") > 0 }, 10*time.Second, 5*time.Millisecond, command)
 		if command == "xpending" {
 			require.Eventually(t, func() bool { return logs.count("cannot look for lost deliveries") > 0 }, 10*time.Second, 5*time.Millisecond)
 		}
 		publish(t, task, c, 2)
 		require.Equal(t, 2, receive(t, ran))
-		require.LessOrEqual(t, logs.count("maintenance failed"), 2, "not at every turn")
+		require.LessOrEqual(t, logs.count("maintenance failed"), 3, "not at every turn")
 		require.NoError(t, admin.Do(t.Context(), "ACL", "SETUSER", "worker", "+@all").Err())
 		require.Equal(t, 1, receive(t, ran), "reaped as soon as it is permitted")
 		require.NoError(t, stop())

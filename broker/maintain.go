@@ -14,11 +14,14 @@ import (
 
 const (
 	maxTerm       = 3 * time.Second       // of the elected, without renewal
+	minElection   = 20 * time.Millisecond // between two tries to be elected
 	maintainEvery = 50 * time.Millisecond // at most this late are due tasks moved
 	maxDue        = 500                   // tasks moved by one call
 	maxDeliveries = 5                     // without an end, and a task is poison
 	maxReap       = 100                   // tasks looked at together
 	lanesEvery    = time.Minute
+	orphansEvery  = time.Minute
+	maxOrphans    = 10 // calls for each stream each time, of maxReap entries
 	maxClockJump  = time.Second
 )
 
@@ -35,6 +38,7 @@ type maintenance struct {
 	renewAt       time.Time // while elected; zero otherwise
 	reapAt        time.Time
 	lanesAt       time.Time
+	orphansAt     time.Time
 }
 
 // maintain does the maintenance of the partition while this run is elected, and
@@ -91,7 +95,7 @@ func (m *maintenance) term(ctx context.Context) (time.Duration, error) {
 		next = time.UnixMilli(int64(ms))
 	}
 	if reply[0] != int64(1) {
-		return max(min(next.Sub(m.server), time.Second), time.Millisecond), nil
+		return max(min(next.Sub(m.server), time.Second), minElection), nil
 	}
 	m.renewAt = sent.Add(term / 3)
 	s.r.w.c.counts.due.Add(moved)
@@ -147,9 +151,43 @@ func (m *maintenance) rest(ctx context.Context) error {
 			return err
 		}
 	}
+	var err error
 	if now.After(m.reapAt) && now.After(m.quiet) {
 		m.reapAt = now.Add(m.s.r.w.cfg.Lease / 5)
-		return m.reap(ctx)
+		err = m.reap(ctx)
+	}
+	if now.After(m.orphansAt) {
+		m.orphansAt = now.Add(orphansEvery)
+		err = errors.Join(err, m.adopt(ctx))
+	}
+	return err
+}
+
+// adopt makes tasks ready again whose consumer was deleted by hand. Of what a
+// stream has delivered, it looks at the oldest entries.
+func (m *maintenance) adopt(ctx context.Context) error {
+	s := m.s
+	for i := range s.p.streams {
+		from := "-"
+		for range maxOrphans {
+			reply, err := orphansScript.Run(ctx, s.r.w.c.conn, s.p.orphansKeys(i), from, maxReap).Slice()
+			if err == nil && len(reply) != 2 {
+				err = fmt.Errorf("orphans.lua returned %d values", len(reply))
+			}
+			if holdsNothing(err) {
+				break
+			}
+			if err != nil {
+				return err
+			}
+			if n := toUint(reply[0]); n > 0 {
+				s.r.w.c.counts.reaped.Add(n)
+				s.r.w.log.Error("tasks that no consumer had are ready again: was a consumer deleted by hand?", "queue", s.p.queue, "partition", s.p.index, "tasks", n)
+			}
+			if from = toString(reply[1]); from == "" {
+				break
+			}
+		}
 	}
 	return nil
 }
@@ -256,7 +294,7 @@ func (m *maintenance) reapStream(ctx context.Context, consumer string, stream in
 // reaped decides what becomes of an entry whose worker has died; nil to leave it.
 func (m *maintenance) reaped(at entry) (*verdict, error) {
 	s := m.s
-	raw, err := s.load(at)
+	raw, err := s.load(s.r.base, at)
 	if err != nil {
 		return nil, err
 	}

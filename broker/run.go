@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,10 +19,15 @@ type run struct {
 	tasks    chan *task    // never full: who sends holds a slot
 
 	base    context.Context // for calls that must go on while the run drains
+	reads   context.Context // for those of the fetchers; ends when they must not hold the drain any longer
+	unread  context.CancelFunc
+	storing context.Context // for storing results; ends with settled
+	unstore context.CancelFunc
 	stop    context.Context // ends when no more tasks shall be taken
 	stopAll context.CancelCauseFunc
 	work    context.Context // parent of the handlers' contexts
 	cancel  context.CancelCauseFunc
+	cut     atomic.Bool   // a handler ran on after DrainTimeout
 	settled chan struct{} // closed when all verdicts are stored, or given up
 	dead    chan struct{} // closed when the connection will never serve again
 	die     sync.Once
@@ -58,6 +64,10 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer r.stopAll(nil)
 	r.work, r.cancel = context.WithCancelCause(r.base)
 	defer r.cancel(nil)
+	r.reads, r.unread = context.WithCancel(r.base)
+	defer r.unread()
+	r.storing, r.unstore = context.WithCancel(r.base)
+	defer r.unstore()
 	defer r.stopWithClient()()
 
 	if err := r.open(); err != nil {
@@ -165,8 +175,18 @@ func (r *run) launch() {
 	}
 }
 
+// minGiveBack is what a stopping fetcher has for its last calls, at least.
+const minGiveBack = time.Second
+
 // drain ends what launch has started, from the source to the end.
 func (r *run) drain() error {
+	limit := max(r.w.cfg.DrainTimeout, 0)
+	timer := time.AfterFunc(limit, func() { r.cancel(ErrDrainTimeout) })
+	defer timer.Stop()
+	// What was delivered and not started is given back, which takes a moment.
+	unread := time.AfterFunc(max(limit, minGiveBack), r.unread)
+	defer unread.Stop()
+
 	fetched := make(chan struct{})
 	go func() {
 		r.fetchers.Wait()
@@ -176,15 +196,17 @@ func (r *run) drain() error {
 	<-fetched
 	close(r.tasks)
 
-	timer := time.AfterFunc(max(r.w.cfg.DrainTimeout, 0), func() { r.cancel(ErrDrainTimeout) })
-	defer timer.Stop()
 	r.executors.Wait()
+	timer.Stop()
 
 	// Nobody adds verdicts any more.
 	for _, s := range r.sources {
 		close(s.verdicts)
 	}
-	giveUp := time.AfterFunc(settleTimeout, func() { close(r.settled) })
+	giveUp := time.AfterFunc(settleTimeout, func() {
+		close(r.settled)
+		r.unstore()
+	})
 	r.settlers.Wait()
 	if giveUp.Stop() {
 		close(r.settled)
@@ -193,7 +215,7 @@ func (r *run) drain() error {
 	for _, s := range r.sources {
 		s.leave()
 	}
-	if errors.Is(context.Cause(r.work), ErrDrainTimeout) {
+	if r.cut.Load() {
 		return ErrDrainTimeout
 	}
 	return nil
@@ -229,13 +251,18 @@ func newPause() *pause { return &pause{20 * time.Millisecond} }
 
 func (p *pause) reset() { p.next = 20 * time.Millisecond }
 
-// wait waits, or until done is closed.
-func (p *pause) wait(done <-chan struct{}) {
+// wait waits, or until one of done is closed.
+func (p *pause) wait(done ...<-chan struct{}) {
+	var other <-chan struct{}
+	if len(done) > 1 {
+		other = done[1]
+	}
 	timer := time.NewTimer(p.next)
 	defer timer.Stop()
 	p.next = min(2*p.next, time.Second)
 	select {
 	case <-timer.C:
-	case <-done:
+	case <-done[0]:
+	case <-other:
 	}
 }

@@ -23,6 +23,8 @@ var (
 	leaveLua string
 	//go:embed lua/lanes.lua
 	lanesLua string
+	//go:embed lua/orphans.lua
+	orphansLua string
 	//go:embed lua/count.lua
 	countLua string
 )
@@ -36,6 +38,7 @@ var (
 	maintainScript = redis.NewScript(maintainLua)
 	leaveScript    = redis.NewScript(leaveLua)
 	lanesScript    = redis.NewScript(lanesLua)
+	orphansScript  = redis.NewScript(orphansLua)
 	countScript    = redis.NewScript(countLua)
 )
 
@@ -78,6 +81,10 @@ func (p *partition) moveKeys(consumer string) []string {
 
 func (p *partition) maintainKeys() []string {
 	return append([]string{p.maintainer, p.delayed, p.envelopes, p.counters}, p.streams[1:]...)
+}
+
+func (p *partition) orphansKeys(stream int) []string {
+	return []string{p.streams[stream], p.streams[releasedStream], p.counters}
 }
 
 func (p *partition) countKeys() []string {

@@ -482,7 +482,7 @@ func newMaintenance(t *testing.T, c *Client) (*maintenance, *source) {
 	work, cancel := context.WithCancelCause(t.Context())
 	stop, stopAll := context.WithCancelCause(t.Context())
 	t.Cleanup(func() { cancel(nil); stopAll(nil) })
-	r := &run{w: w, name: "me", base: t.Context(), stop: stop, stopAll: stopAll, work: work, cancel: cancel, dead: make(chan struct{})}
+	r := &run{w: w, name: "me", base: t.Context(), storing: t.Context(), stop: stop, stopAll: stopAll, work: work, cancel: cancel, dead: make(chan struct{})}
 	src := newSource(r, newPartition("redisha", "default", 0, 1))
 	return &maintenance{s: src}, src
 }

@@ -15,8 +15,9 @@ local function ms(n)
 end
 
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then
-  return {0, ms(now), 0, ms(now + math.max(redis.call('PTTL', KEYS[1]), 0)), ''}
+local left = redis.call('PTTL', KEYS[1])
+if holder and holder ~= ARGV[1] and left ~= -1 then -- without TTL it is nobody's
+  return {0, ms(now), 0, ms(now + math.max(left, 0)), ''}
 end
 -- A write that changes nothing: after it Redis lets the others exceed maxmemory.
 redis.pcall('HDEL', KEYS[3], '')
