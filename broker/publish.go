@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -36,7 +37,7 @@ func (c *Client) publish(ctx context.Context, d *definition, wantResult bool, ar
 	if err := ctx.Err(); err != nil {
 		return "", context.Cause(ctx)
 	}
-	q, err := c.queue(ctx, d.cfg.Queue)
+	q, err := c.awaitQueue(ctx, d.cfg.Queue)
 	if err != nil {
 		return "", err
 	}
@@ -61,6 +62,25 @@ func (c *Client) publish(ctx context.Context, d *definition, wantResult bool, ar
 		t.mark = l.p.idMark(e.id)
 	}
 	return e.id, l.publish(ctx, t)
+}
+
+// awaitQueue finds a queue, and waits for a server that is away as a lane does.
+func (c *Client) awaitQueue(ctx context.Context, name string) (*queue, error) {
+	for pause := newPause(); ; {
+		q, err := c.queue(ctx, name)
+		if err == nil || outcomeOf(err, true) == final || errors.Is(err, errMetadata) {
+			return q, err
+		}
+		if ctx.Err() == nil {
+			pause.wait(ctx.Done(), c.closing)
+		}
+		if err := c.usable(ctx); err != nil {
+			return nil, err
+		}
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("not sent: %w: %v", context.Cause(ctx), err) //nolint:errorlint // one cause
+		}
+	}
 }
 
 // encode returns the stored form of a task's argument.

@@ -16,12 +16,13 @@ import (
 // Bounds of the group commit of verdicts: a verdict waits for others for
 // settleDelay at most.
 const (
-	settleDelay  = time.Millisecond
-	settleAgain  = 200 * time.Millisecond // pause before what failed is tried again
-	maxSettle    = 256
-	maxMoves     = 100
-	maxMoveBytes = 512 << 10
-	maxUnsettled = 1024 // verdicts that could not be stored; with more, no task is started
+	settleDelay     = time.Millisecond
+	settleAgain     = 200 * time.Millisecond // pause before what failed is tried again
+	maxSettle       = 256
+	maxMoves        = 100
+	maxMoveBytes    = 512 << 10
+	maxResultsPause = 12 * time.Second // after a server of results has hung
+	maxUnsettled    = 1024             // verdicts that could not be stored; with more, no task is started
 )
 
 // A verdictKind says what becomes of a task.
@@ -185,9 +186,24 @@ func gather(first *verdict, in <-chan *verdict, wait *time.Timer) (batch []*verd
 	return batch, true
 }
 
-// commit stores results, then verdicts. It returns those that must be tried again.
+// commit stores verdicts, those with a result behind it. It returns those that
+// must be tried again. What has no result does not wait for the results' server.
 func (s *source) commit(batch []*verdict) (failed []*verdict) {
-	ready, failed := s.storeResults(batch)
+	var plain, recorded []*verdict
+	for _, v := range batch {
+		if v.record == nil {
+			plain = append(plain, v)
+		} else {
+			recorded = append(recorded, v)
+		}
+	}
+	failed = s.store(plain)
+	ready, unstored := s.storeResults(recorded)
+	return slices.Concat(failed, unstored, s.store(ready))
+}
+
+// store stores verdicts. It returns those that must be tried again.
+func (s *source) store(ready []*verdict) (failed []*verdict) {
 	var acks, moves []*verdict
 	for _, v := range ready {
 		switch v.kind {
@@ -244,7 +260,18 @@ func (s *source) storeResults(batch []*verdict) (ready, failed []*verdict) {
 	if len(records) == 0 {
 		return ready, nil
 	}
-	outcomes, _ := s.r.w.cfg.Results.StoreMany(s.r.base, records)
+	start := time.Now()
+	if start.UnixNano() < s.resultsAt.Load() && s.r.stop.Err() == nil {
+		return ready, slices.DeleteFunc(owners, func(v *verdict) bool { return v.kind == noteVerdict })
+	}
+	ctx, cancel := context.WithTimeout(s.r.storing, s.r.w.cfg.Lease/5)
+	defer cancel()
+	outcomes, _ := s.r.w.cfg.Results.StoreMany(ctx, records)
+	defer func() {
+		if len(failed) > 0 { // a server that hangs must not have all the time
+			s.resultsAt.Store(time.Now().Add(min(4*time.Since(start), maxResultsPause)).UnixNano())
+		}
+	}()
 	for i, v := range owners {
 		err := outcomes[i].Err
 		var tooLarge *result.TooLargeError
@@ -252,7 +279,7 @@ func (s *source) storeResults(batch []*verdict) (ready, failed []*verdict) {
 			v.record = &result.Record{ID: v.record.ID, Task: v.record.Task, State: result.Failure, Attempt: v.record.Attempt,
 				Enqueued: v.record.Enqueued, Started: v.record.Started, Finished: v.record.Finished, TTL: v.record.TTL,
 				Cause: result.CauseOf(&unstorableError{tooLarge})}
-			_, err = s.r.w.cfg.Results.Store(s.r.base, *v.record)
+			_, err = s.r.w.cfg.Results.Store(ctx, *v.record)
 		}
 		switch {
 		case err == nil:
