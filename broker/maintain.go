@@ -48,7 +48,7 @@ func (s *source) maintain() {
 	detach := s.r.w.c.conn.OnEpoch(func(uint64) { s.distrust.Store(true) })
 	defer detach()
 	for s.r.stop.Err() == nil {
-		pause, err := m.once(s.r.base)
+		pause, err := m.once(s.r.reads)
 		if err != nil {
 			s.r.w.c.counts.maintainErrors.Inc()
 			s.trouble("maintenance failed", explain(err))

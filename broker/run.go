@@ -19,7 +19,7 @@ type run struct {
 	tasks    chan *task    // never full: who sends holds a slot
 
 	base    context.Context // for calls that must go on while the run drains
-	reads   context.Context // for those of the fetchers; ends when they must not hold the drain any longer
+	reads   context.Context // for those of fetchers and maintenance; ends when they must not hold the drain any longer
 	unread  context.CancelFunc
 	storing context.Context // for storing results; ends with settled
 	unstore context.CancelFunc
