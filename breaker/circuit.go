@@ -85,9 +85,11 @@ func (h *Hook) tell(c *circuit, from, to State) {
 	change := Change{Role: h.role, Node: h.node, WritesOnly: c.writesOnly, From: from, To: to}
 	if to == StateOpen {
 		change.Cause = c.lastFailure()
-		if c.writesOnly {
+		switch {
+		case from != StateClosed: // a probe has failed: the same outage
+		case c.writesOnly:
 			h.tally.writeTrips.Add(1)
-		} else {
+		default:
 			h.tally.trips.Add(1)
 		}
 	}

@@ -117,7 +117,7 @@ func judgeReply(msg string) outcome {
 	case "MOVED", "ASK", "TRYAGAIN":
 		return neutral
 	}
-	if strings.HasPrefix(msg, "max number of clients") {
+	if strings.HasPrefix(msg, "max number of clients") || msg == "upstream failure" || msg == "no upstream host" { // the latter are Envoy's
 		return failed
 	}
 	return alive

@@ -72,6 +72,8 @@ func TestErrorsAreClassified(t *testing.T) {
 		{reply("BUSY Redis is busy running a script."), failure},
 		{reply("ERR max number of clients reached"), failure},
 		{reply("ERR max number of clients + cluster connections reached"), failure},
+		{reply("upstream failure"), failure}, // of Envoy
+		{reply("no upstream host"), failure},
 		{fmt.Errorf("wrapped: %w", reply("LOADING Redis is loading")), failure},
 
 		{reply("OOM command not allowed when used memory > 'maxmemory'."), writeFailure},

@@ -48,7 +48,7 @@ type Counts struct {
 	Rejected     uint64 // refused with ErrOpen, and not in Requests
 	Bypassed     uint64 // of Requests: passed an open breaker by Bypass
 	DialFailures uint64
-	Trips        uint64 // moves to StateOpen, also from StateHalfOpen
+	Trips        uint64 // moves from StateClosed to StateOpen: not probes that fail
 	WriteTrips   uint64 // the same of WriteState
 }
 
