@@ -12,15 +12,15 @@ func StartSentinel(ctx context.Context, masterName string, primary *Server) (*Se
 	if primary == nil {
 		return nil, errors.New("redistest: start Sentinel: nil primary: pass a Server")
 	}
-	if primary.certs != nil {
+	if primary.cfg.TLS != nil {
 		return nil, errors.New("redistest: start Sentinel: the primary speaks TLS: pass one without")
 	}
 	lines := []string{
 		fmt.Sprintf("sentinel monitor %s 127.0.0.1 %d 1", masterName, primary.Port()),
 		fmt.Sprintf("sentinel down-after-milliseconds %s 1000", masterName),
 	}
-	if primary.password != "" {
-		lines = append(lines, fmt.Sprintf("sentinel auth-pass %s %s", masterName, primary.password))
+	if primary.cfg.Password != "" {
+		lines = append(lines, fmt.Sprintf("sentinel auth-pass %s %q", masterName, primary.cfg.Password))
 	}
-	return start(ctx, Config{Lines: lines}, true)
+	return start(ctx, plan{sentinel: true}, lines...)
 }

@@ -3,10 +3,12 @@
 // of its own, ended and removed with what started it.
 //
 // In a test, [New] starts a server for one test, [Shared] one for all tests of
-// a package, which [Main] ends. Elsewhere, [Start] does it. The program is
-// redis-server on PATH, or what REDISHA_TEST_REDIS_SERVER names; Valkey's server
-// will do. Where there is none, or under -short, tests are skipped with the
-// reason; under REDISHA_TEST_REQUIRE=1 they fail if there is none.
+// a package, which [Main] ends. Elsewhere, [Start] does it. [NewReplica] adds a
+// replica, [NewSentinels] and [NewCluster] start what fails over, one at a time on
+// a machine, and [NewProxy] does harm to connections. The program is redis-server
+// on PATH, or what REDISHA_TEST_REDIS_SERVER names; Valkey's server will do.
+// Where there is none, or under -short, tests are skipped with the reason; under
+// REDISHA_TEST_REQUIRE=1 they fail if there is none.
 //
 // No server outlives the process that started it, also if that is killed: on
 // Linux the kernel ends it. The directory of a killed process is removed by the
@@ -24,18 +26,14 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 )
-
-// readyWithin is how long a server may take to answer. It takes some 20 ms on
-// an idle machine.
-const readyWithin = 15 * time.Second
 
 // A Config says how a server is set up. The zero Config is a plain server.
 type Config struct {
@@ -63,39 +61,57 @@ type Config struct {
 // A Server is a redis-server process, or after Kill the place of one. Its
 // methods are safe for concurrent use.
 type Server struct {
+	plan
+	port  int
+	held  *reservation
+	inner *reservation // of plan.bothProtocols, else nil
+	dir   *directory
+	certs *Certs // nil without any TLS
+
+	mu        sync.Mutex
+	process   *process // nil when it does not run
+	disturbed bool     // Kill or Pause was called
+	version   string
+	stopped   bool
+	lastLog   string // of the process that was killed last
+}
+
+// A plan is a Config and what a topology adds to it.
+type plan struct {
 	cfg      Config
-	port     int
-	held     *reservation
-	dir      *directory
-	certs    *Certs
-	password string
 	sentinel bool
 
-	mu      sync.Mutex
-	process *process // nil when it does not run
-	version string
-	stopped bool
-	lastLog string // of the process that was killed last
+	ca    *authority // signs the certificates; nil: a new one
+	peers *authority // signs the certificate for connections to other servers, and is trusted; nil: ca
+
+	// bothProtocols also serves what cfg.TLS does not say, TLS or plain TCP, on
+	// a second port: Sentinels speak to each other as they do to the data nodes.
+	bothProtocols bool
 }
 
 // Start starts a server and waits until it answers, for 15 s at most or until
 // ctx is done. Stop ends it.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
-	return start(ctx, cfg, false)
+	return start(ctx, plan{cfg: cfg})
 }
 
-func start(ctx context.Context, cfg Config, sentinel bool) (*Server, error) {
+// start starts a server with further lines of redis.conf, which those of its
+// Config overrule.
+func start(ctx context.Context, p plan, lines ...string) (*Server, error) {
 	if ctx == nil {
 		return nil, errors.New("redistest: start: nil context: pass context.Background() or the test's")
 	}
 	var err error
 	for range 10 { // another program may take the port first
 		var s *Server
-		s, err = prepare(cfg, sentinel)
+		s, err = prepare(p)
 		if err != nil {
 			return nil, fmt.Errorf("redistest: start: %w", err)
 		}
-		if err = s.launch(ctx); err == nil {
+		if err = s.configure(lines...); err == nil {
+			err = s.launch(ctx)
+		}
+		if err == nil {
 			return s, nil
 		}
 		err = errors.Join(fmt.Errorf("redistest: start: %w", err), s.Stop())
@@ -106,9 +122,9 @@ func start(ctx context.Context, cfg Config, sentinel bool) (*Server, error) {
 	return nil, err
 }
 
-// prepare makes all that a server needs, without starting it.
-func prepare(cfg Config, sentinel bool) (s *Server, err error) {
-	s = &Server{cfg: cfg, password: cfg.Password, sentinel: sentinel}
+// prepare makes what a server needs before its configuration is written.
+func prepare(p plan) (s *Server, err error) {
+	s = &Server{plan: p}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Stop())
@@ -118,35 +134,40 @@ func prepare(cfg Config, sentinel bool) (s *Server, err error) {
 		return s, err
 	}
 	s.port = s.held.port
-	if s.dir, err = newDirectory(); err != nil {
-		return s, err
-	}
-	if cfg.TLS != nil {
-		if s.certs, err = cfg.TLS.write(s.dir.path); err != nil {
+	if p.bothProtocols {
+		if s.inner, err = reservePort(); err != nil {
 			return s, err
 		}
 	}
-	return s, os.WriteFile(s.configFile(), []byte(s.config()), 0o600)
+	if s.dir, err = newDirectory(); err != nil {
+		return s, err
+	}
+	if tls := p.cfg.TLS; tls != nil || p.bothProtocols {
+		s.certs, err = cmp.Or(tls, &TLS{}).write(s.dir.path, p.ca, p.peers)
+	}
+	return s, err
 }
 
 func (s *Server) configFile() string { return filepath.Join(s.dir.path, "redis.conf") }
 
-func (s *Server) config() string {
+// configure writes redis.conf, with lines before those of the Config.
+func (s *Server) configure(lines ...string) error {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	line("bind 127.0.0.1")
 	line("protected-mode no")
 	line("daemonize no")
 	line("dir %q", s.dir.path)
-	if s.certs == nil {
-		line("port %d", s.port)
-	} else {
-		line("port 0")
-		line("tls-port %d", s.port)
+	line("port %d", s.portFor(false))
+	if s.certs != nil {
+		line("tls-port %d", s.portFor(true))
 		line("tls-cert-file %q", s.certs.ServerCertFile)
 		line("tls-key-file %q", s.certs.ServerKeyFile)
-		line("tls-ca-cert-file %q", s.certs.CAFile)
-		line("tls-auth-clients %s", map[bool]string{true: "yes", false: "no"}[s.cfg.TLS.RequireClientCert])
+		line("tls-client-cert-file %q", s.certs.peerCertFile)
+		line("tls-client-key-file %q", s.certs.peerKeyFile)
+		line("tls-ca-cert-file %q", s.certs.trustFile)
+		required := s.cfg.TLS != nil && s.cfg.TLS.RequireClientCert
+		line("tls-auth-clients %s", map[bool]string{true: "yes", false: "no"}[required])
 	}
 	if !s.sentinel {
 		line(`save ""`)
@@ -156,6 +177,9 @@ func (s *Server) config() string {
 		} else {
 			line("appendonly no")
 		}
+		// Replicas that come at the same time share a copy, which is made at once.
+		line("repl-diskless-sync no")
+		line("rdb-del-sync-files yes")
 	}
 	if s.cfg.UnixSocket {
 		line("unixsocket %q", s.socket())
@@ -167,126 +191,21 @@ func (s *Server) config() string {
 	for _, user := range s.cfg.Users {
 		line("user %s", user)
 	}
-	for _, l := range s.cfg.Lines {
+	for _, l := range slices.Concat(lines, s.cfg.Lines) {
 		line("%s", l)
 	}
-	return b.String()
+	return os.WriteFile(s.configFile(), []byte(b.String()), 0o600)
 }
 
-// launch starts the process and waits until it answers.
-func (s *Server) launch(ctx context.Context) error {
-	program, err := Program()
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// portFor returns the port on which the server speaks TLS or plain TCP, or 0.
+func (s *Server) portFor(tls bool) int {
 	switch {
-	case s.stopped:
-		return errors.New("the server was stopped for good")
-	case s.process != nil:
-		return errors.New("it runs already")
+	case tls == (s.cfg.TLS != nil):
+		return s.port
+	case s.inner != nil:
+		return s.inner.port
 	}
-	args := []string{s.configFile()}
-	if s.sentinel {
-		args = append(args, "--sentinel")
-	}
-	p, err := startProcess(program, args...)
-	if err != nil {
-		return err
-	}
-	if s.version, err = s.awaitReady(ctx, p); err != nil {
-		p.kill()
-		return err
-	}
-	s.process = p
-	return nil
-}
-
-var errPortTaken = errors.New("the port is taken")
-
-// awaitReady waits until the process itself answers, and not another program
-// that has its port, and returns the version that it tells.
-func (s *Server) awaitReady(ctx context.Context, p *process) (version string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, readyWithin)
-	defer cancel()
-	opts := s.Options()
-	opts.MaxRetries = -1
-	opts.DialerRetries = 1
-	opts.DialTimeout = time.Second
-	opts.PoolSize = 1
-	opts.DisableIdentity = true
-	if s.certs != nil {
-		// The certificate may be wrong on purpose. The process ID will do.
-		opts.TLSConfig.InsecureSkipVerify = true
-	}
-	rdb := redis.NewClient(opts)
-	defer func() { _ = rdb.Close() }()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		var pid string
-		if pid, version, err = s.ask(ctx, rdb); err == nil && pid == strconv.Itoa(p.pid) {
-			return version, nil
-		}
-		if err == nil {
-			err = errPortTaken
-		}
-		if fatal := refused(err); fatal != nil {
-			return "", fmt.Errorf("%w\n%s", fatal, p.log.String())
-		}
-		select {
-		case <-p.done:
-			if strings.Contains(p.log.String(), "Address already in use") {
-				err = errPortTaken
-			} else {
-				err = fmt.Errorf("redis-server ended: %v", p.err)
-			}
-			return "", fmt.Errorf("%w\n%s", err, p.log.String())
-		case <-ctx.Done():
-			return "", fmt.Errorf("no answer within %s (%w), last: %w\n%s", readyWithin, context.Cause(ctx), err, p.log.String())
-		case <-tick.C:
-		}
-	}
-}
-
-// ask returns what the server on the port tells of itself.
-func (s *Server) ask(ctx context.Context, rdb *redis.Client) (pid, version string, err error) {
-	// Whether anyone listens is not asked through rdb, which logs each failure.
-	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", s.Addr())
-	if err != nil {
-		return "", "", err
-	}
-	_ = conn.Close()
-	info, err := rdb.Info(ctx, "server").Result()
-	if err != nil {
-		return "", "", err
-	}
-	if err := rdb.Ping(ctx).Err(); err != nil { // LOADING is no answer, and INFO gives one then
-		return "", "", err
-	}
-	return infoField(info, "process_id"), cmp.Or(infoField(info, "valkey_version"), infoField(info, "redis_version")), nil
-}
-
-// refused returns err if waiting will not mend it: the server answers, and does
-// not let the default user in.
-func refused(err error) error {
-	for _, code := range []string{"NOAUTH", "WRONGPASS", "NOPERM"} {
-		if err != nil && strings.Contains(err.Error(), code) {
-			return fmt.Errorf("the default user must be let in, with Config.Password: %w", err)
-		}
-	}
-	return nil
-}
-
-// infoField returns a field of INFO's reply, or the empty string.
-func infoField(info, name string) string {
-	for line := range strings.Lines(info) {
-		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+":"); ok {
-			return value
-		}
-	}
-	return ""
+	return 0
 }
 
 // Addr returns host and port.
@@ -306,7 +225,12 @@ func (s *Server) Socket() string {
 func (s *Server) socket() string { return filepath.Join(s.dir.path, "s") }
 
 // Certs returns the certificates of a server with TLS, else nil.
-func (s *Server) Certs() *Certs { return s.certs }
+func (s *Server) Certs() *Certs {
+	if s.cfg.TLS == nil {
+		return nil
+	}
+	return s.certs
+}
 
 // Version returns what the server tells as its version, as "7.0.15".
 func (s *Server) Version() string {
@@ -319,11 +243,11 @@ func (s *Server) Version() string {
 // database 0. For TLS it does not name the CA.
 func (s *Server) URL() string {
 	u := url.URL{Scheme: "redis", Host: s.Addr(), Path: "/0"}
-	if s.certs != nil {
+	if s.cfg.TLS != nil {
 		u.Scheme = "rediss"
 	}
-	if s.password != "" {
-		u.User = url.UserPassword("", s.password)
+	if s.cfg.Password != "" {
+		u.User = url.UserPassword("", s.cfg.Password)
 	}
 	return u.String()
 }
@@ -331,8 +255,8 @@ func (s *Server) URL() string {
 // Options returns options for a client that is the default user. The caller
 // owns the result.
 func (s *Server) Options() *redis.Options {
-	opts := &redis.Options{Addr: s.Addr(), Password: s.password, ContextTimeoutEnabled: true}
-	if s.certs != nil {
+	opts := &redis.Options{Addr: s.Addr(), Password: s.cfg.Password, ContextTimeoutEnabled: true}
+	if s.cfg.TLS != nil {
 		opts.TLSConfig = s.certs.ClientConfig()
 	}
 	return opts
@@ -354,6 +278,7 @@ func (s *Server) Log() string {
 func (s *Server) Kill() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.disturbed = true
 	s.killLocked()
 }
 
@@ -395,6 +320,7 @@ func (s *Server) signal(what string, sig syscall.Signal) error {
 	if err := s.process.signal(sig); err != nil {
 		return fmt.Errorf("redistest: %s: %w", what, err)
 	}
+	s.disturbed = true
 	return nil
 }
 
@@ -409,10 +335,12 @@ func (s *Server) Stop() error {
 	if s.dir != nil {
 		errs = append(errs, s.dir.remove())
 	}
-	if s.held != nil {
-		errs = append(errs, s.held.release())
+	for _, port := range []*reservation{s.held, s.inner} {
+		if port != nil {
+			errs = append(errs, port.release())
+		}
 	}
-	s.dir, s.held = nil, nil
+	s.dir, s.held, s.inner = nil, nil, nil
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("redistest: stop: %w", err)
 	}

@@ -1,13 +1,11 @@
 package redistest_test
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -227,40 +225,36 @@ func TestServerEndsWithItsProcess(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("the kernel does this on Linux alone")
 	}
-	for _, how := range []string{"kill", "paused", "panic"} {
+	for _, how := range []string{"kill", "paused", "panic", "sentinels", "cluster"} {
 		t.Run(how, func(t *testing.T) {
 			temp := t.TempDir()
-			binary, err := os.Executable()
-			require.NoError(t, err)
-			cmd := exec.Command(binary)
-			cmd.Env = append(os.Environ(), childVariable+"="+how, "TMPDIR="+temp)
-			stdin, err := cmd.StdinPipe()
-			require.NoError(t, err)
-			stdout, err := cmd.StdoutPipe()
-			require.NoError(t, err)
-			require.NoError(t, cmd.Start())
-			addr, err := bufio.NewReader(stdout).ReadString('\n')
-			require.NoError(t, err)
-			addr = strings.TrimSpace(addr)
-			require.True(t, listens(addr), addr)
-
-			if how == "panic" {
-				_, err = stdin.Write([]byte("\n"))
-				require.NoError(t, err)
-			} else {
-				require.NoError(t, cmd.Process.Kill())
+			child := startChild(t, how, temp)
+			addrs := strings.Fields(child.line)
+			require.NotEmpty(t, addrs)
+			for _, addr := range addrs {
+				require.True(t, listens(addr), child.line)
 			}
-			require.Error(t, cmd.Wait())
-			require.Eventually(t, func() bool { return !listens(addr) }, 5*time.Second, 5*time.Millisecond)
+			if how == "panic" {
+				child.end(t)
+			} else {
+				child.kill(t)
+			}
+			for _, addr := range addrs {
+				require.Eventually(t, func() bool { return !listens(addr) }, 5*time.Second, 5*time.Millisecond)
+			}
 
-			// Its directory goes when the next server starts.
+			// Its directories go when the next server starts.
 			t.Setenv("TMPDIR", temp)
 			left := directories(t)
-			require.Len(t, left, 1)
+			require.Len(t, left, len(addrs))
 			old := time.Now().Add(-time.Hour)
-			require.NoError(t, os.Chtimes(left[0], old, old))
+			for _, directory := range left {
+				require.NoError(t, os.Chtimes(directory, old, old))
+			}
 			redistest.New(t, redistest.Config{})
-			require.NotContains(t, directories(t), left[0])
+			for _, directory := range left {
+				require.NotContains(t, directories(t), directory)
+			}
 		})
 	}
 }

@@ -147,17 +147,21 @@ func sharedBySubtest(name string) *Server {
 	return nil
 }
 
-// Main is the body of a package's TestMain: it runs the tests, stops the server
-// of Shared, fails if a goroutine is left, and exits.
+// Main is the body of a package's TestMain: it runs the tests, stops what Shared,
+// SharedSentinels and SharedCluster have started, fails if a goroutine is left, and exits.
 //
 //	func TestMain(m *testing.M) { redistest.Main(m) }
 func Main(m *testing.M) { goleak.VerifyTestMain(stopShared{m}) }
 
-// stopShared runs tests and then stops the shared server.
+// stopShared runs tests and then stops what they shared.
 type stopShared struct{ m *testing.M }
 
 func (s stopShared) Run() int {
 	code := s.m.Run()
+	if err := stopKept(); err != nil {
+		os.Stderr.WriteString(err.Error() + "\n")
+		code = max(code, 1)
+	}
 	shared.mu.Lock()
 	defer shared.mu.Unlock()
 	if shared.server != nil {

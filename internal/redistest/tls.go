@@ -1,6 +1,7 @@
 package redistest
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -36,6 +37,10 @@ type Certs struct {
 	ServerCertFile, ServerKeyFile string
 	ClientCertFile, ClientKeyFile string
 
+	peerCertFile, peerKeyFile string // the server's, where it is a client itself
+	trustFile                 string // what the server trusts: CAFile, and the CA of peerCertFile
+
+	ca     *authority
 	pool   *x509.CertPool
 	client tls.Certificate
 }
@@ -52,16 +57,19 @@ func (c *Certs) ClientConfig() *tls.Config {
 	}
 }
 
-// write makes the certificates and writes them into dir.
-func (t TLS) write(dir string) (*Certs, error) {
+// write makes the certificates and writes them into dir. They are signed by ca,
+// or a new authority; the one for connections to other servers by peers, or ca.
+func (t TLS) write(dir string, ca, peers *authority) (_ *Certs, err error) {
 	names := t.Names
 	if len(names) == 0 {
 		names = []string{"localhost", "127.0.0.1"}
 	}
-	ca, err := newAuthority("redistest CA")
-	if err != nil {
-		return nil, err
+	if ca == nil {
+		if ca, err = newAuthority("redistest CA"); err != nil {
+			return nil, err
+		}
 	}
+	peers = cmp.Or(peers, ca)
 	other, err := newAuthority("redistest other CA")
 	if err != nil {
 		return nil, err
@@ -79,6 +87,10 @@ func (t TLS) write(dir string) (*Certs, error) {
 	if err != nil {
 		return nil, err
 	}
+	peerCert, peerKey, err := peers.issue("redistest server as a client", nil, end, x509.ExtKeyUsageClientAuth)
+	if err != nil {
+		return nil, err
+	}
 	c := &Certs{
 		CAFile:         filepath.Join(dir, "ca.pem"),
 		OtherCAFile:    filepath.Join(dir, "other-ca.pem"),
@@ -86,6 +98,10 @@ func (t TLS) write(dir string) (*Certs, error) {
 		ServerKeyFile:  filepath.Join(dir, "server-key.pem"),
 		ClientCertFile: filepath.Join(dir, "client.pem"),
 		ClientKeyFile:  filepath.Join(dir, "client-key.pem"),
+		peerCertFile:   filepath.Join(dir, "peer.pem"),
+		peerKeyFile:    filepath.Join(dir, "peer-key.pem"),
+		trustFile:      filepath.Join(dir, "trust.pem"),
+		ca:             ca,
 		pool:           x509.NewCertPool(),
 	}
 	for file, text := range map[string][]byte{
@@ -95,6 +111,9 @@ func (t TLS) write(dir string) (*Certs, error) {
 		c.ServerKeyFile:  serverKey,
 		c.ClientCertFile: clientCert,
 		c.ClientKeyFile:  clientKey,
+		c.peerCertFile:   peerCert,
+		c.peerKeyFile:    peerKey,
+		c.trustFile:      append(ca.certPEM(), peers.certPEM()...),
 	} {
 		if err := os.WriteFile(file, text, 0o600); err != nil {
 			return nil, err

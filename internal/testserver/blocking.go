@@ -136,6 +136,10 @@ func (s *Server) cmdWait(c *server.Peer, cl *client, args []string) bool {
 	if len(args) != 3 {
 		return false // miniredis says what is wrong
 	}
+	if s.role("replica") == "replica" {
+		c.WriteError("ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 if a replica is configured to be writable (which is not the default) writes to replicas are just local and are not propagated.")
+		return true
+	}
 	want, err := strconv.Atoi(args[1])
 	if err != nil || want < 0 {
 		return false
@@ -161,7 +165,7 @@ func (s *Server) cmdWait(c *server.Peer, cl *client, args []string) bool {
 	}
 	for {
 		s.mu.Lock()
-		have, verdict := s.replicas, cl.verdict
+		have, verdict := len(s.replicas), cl.verdict
 		changed := s.replicasChanged
 		s.mu.Unlock()
 		if have >= want || verdict == likeTimeout {

@@ -13,7 +13,7 @@ import (
 // so that code which goes by the version expects nothing that is not there.
 const version = "7.0.0"
 
-// cmdRole is ROLE, on a primary. https://redis.io/commands/role/
+// cmdRole is ROLE. https://redis.io/commands/role/
 func (s *Server) cmdRole(c *server.Peer, cl *client, args []string) bool {
 	if !s.admitted(c, cl, "ROLE") {
 		return true
@@ -23,17 +23,26 @@ func (s *Server) cmdRole(c *server.Peer, cl *client, args []string) bool {
 		return true
 	}
 	s.mu.Lock()
-	replicas := s.replicas
+	replicas, upstream := s.replicas, s.primary()
 	s.mu.Unlock()
+	if upstream != "" {
+		host, port := split(upstream)
+		number, _ := strconv.Atoi(port)
+		c.WriteLen(5)
+		c.WriteBulk("slave")
+		c.WriteBulk(host)
+		c.WriteInt(number)
+		c.WriteBulk("connected")
+		c.WriteInt(0)
+		return true
+	}
 	c.WriteLen(3)
 	c.WriteBulk("master")
 	c.WriteInt(0)
-	c.WriteLen(replicas)
-	for i := range replicas {
-		c.WriteLen(3)
-		c.WriteBulk("127.0.0.1")
-		c.WriteBulk(strconv.Itoa(6380 + i))
-		c.WriteBulk("0")
+	c.WriteLen(len(replicas))
+	for _, replica := range replicas {
+		host, port := split(replica)
+		c.WriteStrings([]string{host, port, "0"})
 	}
 	return true
 }
@@ -93,7 +102,7 @@ func (s *Server) cmdHello(c *server.Peer, cl *client, args []string) bool {
 	c.WriteBulk("mode")
 	c.WriteBulk("standalone")
 	c.WriteBulk("role")
-	c.WriteBulk("master")
+	c.WriteBulk(s.role("replica"))
 	c.WriteBulk("modules")
 	c.WriteLen(0)
 	return true

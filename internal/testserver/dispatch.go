@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"io"
+	"strconv"
 	"strings"
 
 	"github.com/alicebob/miniredis/v2/server"
@@ -14,7 +16,9 @@ type client struct {
 	id     int
 	script bool // calls of a script: miniredis holds its lock meanwhile
 	multi  bool // between MULTI and EXEC
-	inner  bool // a command that the server itself runs, see run
+	stores bool // its transaction stores something
+	writes bool // its transaction writes
+	cut    bool // its connection is being cut, see CutReplies
 
 	waiting func()       // ends what the connection is blocked in; nil if it is not
 	verdict unblockReply // how CLIENT UNBLOCK wants it to end
@@ -33,8 +37,8 @@ func init() { // not a literal: the handlers themselves refer to it
 		"ROLE":     (*Server).cmdRole,
 		"WAIT":     (*Server).cmdWait,
 		"MULTI":    (*Server).cmdMulti,
-		"EXEC":     (*Server).cmdEndMulti,
-		"DISCARD":  (*Server).cmdEndMulti,
+		"EXEC":     (*Server).cmdExec,
+		"DISCARD":  (*Server).cmdDiscard,
 		"EVAL":     (*Server).cmdEval,
 		"EVALSHA":  (*Server).cmdEval,
 		"XINFO":    (*Server).cmdXinfo,
@@ -56,20 +60,54 @@ func init() { // not a literal: the handlers themselves refer to it
 	}
 }
 
-// dispatch sees each command before miniredis does.
+// dispatch answers each command of a connection.
 func (s *Server) dispatch(c *server.Peer, cmd string, args ...string) bool {
-	cl := s.client(c)
-	if cl.inner {
-		return false
+	if !s.awake() {
+		c.Close()
+		return true
 	}
+	cl := s.client(c)
+	switch {
+	case cl.cut:
+	case s.cutsReply(cl, cmd):
+		cl.cut = true
+		lost := server.NewPeer(bufio.NewWriter(io.Discard))
+		lost.Ctx, lost.Resp3 = c.Ctx, c.Resp3
+		s.mu.Lock()
+		s.clients[lost] = cl
+		s.mu.Unlock()
+		s.execute(lost, cl, cmd, args)
+		s.mu.Lock()
+		delete(s.clients, lost)
+		s.mu.Unlock()
+		c.Close()
+	default:
+		s.execute(c, cl, cmd, args)
+	}
+	return true
+}
+
+func (s *Server) execute(c *server.Peer, cl *client, cmd string, args []string) {
+	if s.answer(c, cl, cmd, args) {
+		return
+	}
+	if cmd == "SELECT" {
+		args = s.selected(args)
+	}
+	s.srv.Dispatch(c, append([]string{cmd}, args...))
+}
+
+// answer answers a command which fails, or which miniredis does not answer as
+// Redis does. It sees the calls of scripts as well.
+func (s *Server) answer(c *server.Peer, cl *client, cmd string, args []string) bool {
 	s.mu.Lock()
-	hook, failure := s.hook, s.err
+	hook := s.hook
 	s.mu.Unlock()
 	if hook != nil && hook(c, cmd, args...) {
 		return true
 	}
-	if failure != "" {
-		c.WriteError(failure)
+	if message := s.fault(cl, cmd); message != "" {
+		s.fail(c, cl, cmd, message)
 		return true
 	}
 	if !cl.script {
@@ -79,25 +117,41 @@ func (s *Server) dispatch(c *server.Peer, cmd string, args ...string) bool {
 	return ok && handler(s, c, cl, append([]string{cmd}, args...))
 }
 
+// fail answers a command with an error, which spoils the transaction that it
+// belongs to.
+func (s *Server) fail(c *server.Peer, cl *client, cmd, message string) {
+	switch {
+	case cl.multi && cmd == "EXEC":
+		s.run(c, "DISCARD")
+		cl.multi = false
+	case cl.multi:
+		s.run(c, "ECHO") // a wrong call
+	}
+	c.WriteError(message)
+}
+
 // client returns what is known of c. A connection has no state before its first
-// command, while the calls of a script start with that of the script.
+// command.
 func (s *Server) client(c *server.Peer) *client {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if cl, ok := s.clients[c]; ok {
+	cl, ok := s.clients[c]
+	if ok {
+		s.mu.Unlock()
 		return cl
 	}
-	if c.Ctx != nil {
-		return &client{script: true}
-	}
 	s.lastID++
-	cl := &client{id: s.lastID}
+	cl = &client{id: s.lastID}
 	s.clients[c] = cl
+	frozen := s.frozen
+	s.mu.Unlock()
 	c.OnDisconnect(func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.clients, c)
 	})
+	if frozen {
+		s.run(c, "SELECT", strconv.Itoa(snapshotDB))
+	}
 	return cl
 }
 
@@ -114,7 +168,7 @@ func (s *Server) runOn(c *server.Peer, resp3 bool, started func(*server.Peer), a
 	inner := server.NewPeer(bufio.NewWriter(&reply))
 	inner.Ctx, inner.Resp3, inner.ClientName = c.Ctx, resp3, c.ClientName
 	s.mu.Lock()
-	s.clients[inner] = &client{inner: true}
+	s.clients[inner] = &client{}
 	s.mu.Unlock()
 	started(inner)
 	s.srv.Dispatch(inner, args)
@@ -124,6 +178,11 @@ func (s *Server) runOn(c *server.Peer, resp3 bool, started func(*server.Peer), a
 	s.mu.Unlock()
 	c.Ctx, c.ClientName = inner.Ctx, inner.ClientName
 	return reply.String()
+}
+
+// own runs a command on a connection of its own.
+func (s *Server) own(args ...string) string {
+	return s.run(server.NewPeer(bufio.NewWriter(io.Discard)), args...)
 }
 
 const notFromScript = "ERR This Redis command is not allowed from script"
@@ -150,13 +209,32 @@ func (s *Server) admitted(c *server.Peer, cl *client, cmd string) bool {
 func (s *Server) cmdMulti(c *server.Peer, cl *client, args []string) bool {
 	reply := s.run(c, args...)
 	if strings.HasPrefix(reply, "+") {
-		cl.multi = true
+		cl.multi, cl.stores, cl.writes = true, false, false
 	}
 	c.WriteRaw(reply)
 	return true
 }
 
-func (s *Server) cmdEndMulti(_ *server.Peer, cl *client, _ []string) bool {
+// cmdExec runs the transaction as one that may hold scripts.
+func (s *Server) cmdExec(c *server.Peer, cl *client, args []string) bool {
+	if cl.script {
+		return false
+	}
+	cl.multi = false
+	c.WriteRaw(s.runScript(c, args))
+	return true
+}
+
+func (s *Server) cmdDiscard(_ *server.Peer, cl *client, _ []string) bool {
 	cl.multi = false
 	return false
+}
+
+// runScript is run for what may hold scripts, whose calls this server answers.
+func (s *Server) runScript(c *server.Peer, args []string) string {
+	s.scriptMu.Lock()
+	defer s.scriptMu.Unlock()
+	s.script = scriptRun{on: s}
+	defer func() { s.script = scriptRun{} }()
+	return s.run(c, args...)
 }

@@ -23,7 +23,7 @@ var sections = []struct {
 			version, os.Getpid(), runID, int(uptime.Seconds()))
 	}},
 	{"Clients", func(s *Server) string {
-		return fmt.Sprintf("connected_clients:%d\r\n", s.srv.ClientsLen())
+		return fmt.Sprintf("connected_clients:%d\r\n", s.front.ClientsLen())
 	}},
 	{"Memory", func(*Server) string {
 		return "used_memory:0\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n"
@@ -33,15 +33,22 @@ var sections = []struct {
 	}},
 	{"Stats", func(s *Server) string {
 		return fmt.Sprintf("total_connections_received:%d\r\ntotal_commands_processed:%d\r\n",
-			s.srv.TotalConnections(), s.srv.TotalCommands())
+			s.front.TotalConnections(), s.srv.TotalCommands())
 	}},
 	{"Replication", func(s *Server) string {
+		role := s.role("slave")
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		var b strings.Builder
-		fmt.Fprintf(&b, "role:master\r\nconnected_slaves:%d\r\n", s.replicas)
-		for i := range s.replicas {
-			fmt.Fprintf(&b, "slave%d:ip=127.0.0.1,port=%d,state=online,offset=0,lag=0\r\n", i, 6380+i)
+		fmt.Fprintf(&b, "role:%s\r\n", role)
+		if upstream := s.primary(); upstream != "" {
+			host, port := split(upstream)
+			fmt.Fprintf(&b, "master_host:%s\r\nmaster_port:%s\r\nmaster_link_status:up\r\n", host, port)
+		}
+		fmt.Fprintf(&b, "connected_slaves:%d\r\n", len(s.replicas))
+		for i, replica := range s.replicas {
+			host, port := split(replica)
+			fmt.Fprintf(&b, "slave%d:ip=%s,port=%s,state=online,offset=0,lag=0\r\n", i, host, port)
 		}
 		b.WriteString("master_repl_offset:0\r\n")
 		return b.String()

@@ -22,7 +22,7 @@ func (s *Server) cmdEval(c *server.Peer, cl *client, args []string) bool {
 	if cl.script || len(args) < 2 {
 		return false
 	}
-	reply := s.run(c, args...)
+	reply := s.runScript(c, args)
 	if failed := scriptError.FindStringSubmatch(reply); failed != nil {
 		line, message := failed[1], failed[2]
 		if line == "" {

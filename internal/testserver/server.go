@@ -21,20 +21,22 @@
 //     script
 //   - an error in a script reads as that of Redis, so that one of redis.call
 //     keeps its code (WRONGTYPE, OOM, ...)
+//   - replicas by [Server.StartReplica], which share the data and may lag
+//   - faults: [Server.SetError], [Server.SetLatency], [Server.CutReplies], ...
 //
 // # What still differs from Redis
 //
 // Missing: CONFIG, ACL (users have passwords and no rules), CLIENT KILL, LIST
 // and TRACKING, SSUBSCRIBE and SPUBLISH, WAITAOF, BLMPOP, BITFIELD, SORT,
-// FUNCTION, RESET, SENTINEL, XACKDEL, XGROUP SETID; replication, persistence,
-// eviction and limits of memory. Commands of the first list are refused within
-// MULTI, except CLIENT SETNAME and GETNAME.
+// FUNCTION, RESET, SENTINEL, XACKDEL, XGROUP SETID; persistence and eviction.
+// Commands of the first list are refused within MULTI, except CLIENT SETNAME and
+// GETNAME. A replica has the scripts of its primary.
 //
 // In scripts: cjson is there, struct, bit and cmsgpack are not; tostring of a
 // number above 1e14 is exact, where Redis rounds to 14 digits; a fraction as an
 // argument is written with fewer digits; unpack takes some 5,000 values, Redis
 // 8,000; error{err = "CODE ..."} loses its message; within EXEC errors read as
-// those of miniredis; no script is ever too slow or refused for lack of memory.
+// those of miniredis; no script is ever too slow.
 //
 // XINFO CONSUMERS' idle does not tell databases apart; XINFO GROUPS' lag is the
 // length; XINFO STREAM tells length and last ID alone; XACK does not count an
@@ -50,14 +52,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"testing"
-	"time"
 
-	"github.com/alicebob/miniredis/v2"
 	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 )
@@ -68,61 +65,56 @@ const addr = "127.0.0.1:6379"
 
 // A Server is an in-memory Redis. Methods of the embedded Miniredis read and
 // change its data directly (Get, Set, Keys, TTL, FastForward, ...); do not call
-// its Start methods and ClockTTL, nor Server().SetPreHook: see SetPreHook here.
-// All methods are safe for concurrent use.
+// its Start methods, Server and ClockTTL: see SetPreHook here. All methods are
+// safe for concurrent use.
 type Server struct {
-	*miniredis.Miniredis
+	*store
+	owner bool           // of the store; false for a replica
+	front *server.Server // serves the connections
+	home  string         // the address that Dial stands for
 
-	srv     *server.Server // as Miniredis.Server(), which is nil once closed
-	started time.Time
 	done    chan struct{}  // closed by Close
-	running sync.WaitGroup // accept loops and watchers of lost connections
+	running sync.WaitGroup // accept loops, watchers of lost connections, late replies
 
-	coarse  atomic.Bool               // the clock moves with commands, see tick
-	stopped atomic.Pointer[time.Time] // where SetTime stopped the clock, or nil
-	clockMu sync.Mutex                // around a change of the clock; held before miniredis' lock
-	ticked  time.Time                 // what the coarse clock shows
-
-	mu        sync.Mutex
+	// Guarded by mu of the store.
 	runID     string
 	closed    bool
 	down      bool // between Stop and Restart
 	listeners []net.Listener
 	conns     map[*servedConn]struct{}
 	hook      server.Hook
-	err       string
-	replicas  int
+	faults    faults
+	upstream  string   // address of its primary; empty if it is one
+	frozen    bool     // serves the snapshot
+	replicas  []string // addresses
 
 	replicasChanged chan struct{} // closed and replaced by SetReplicas
-
-	lastID   int
-	clients  map[*server.Peer]*client
-	seen     map[consumerKey]time.Time
-	commands map[string][]any // miniredis' own table, for COMMAND INFO
 }
 
 // Start starts a server which listens on nothing. Close ends it.
 func Start() (*Server, error) {
-	s := &Server{
-		Miniredis: miniredis.NewMiniRedis(),
-		runID:     newRunID(),
-		started:   time.Now(),
-		done:      make(chan struct{}),
-		conns:     make(map[*servedConn]struct{}),
-		clients:   make(map[*server.Peer]*client),
-		seen:      make(map[consumerKey]time.Time),
-
-		replicasChanged: make(chan struct{}),
-	}
-	s.ClockTTL(true)
-	first, err := s.Miniredis.Dial() // starts it without a listener
+	d, err := newStore()
 	if err != nil {
 		return nil, fmt.Errorf("testserver: start: %w", err)
 	}
-	_ = first.Close()
-	s.srv = s.Server()
-	s.srv.SetPreHook(s.dispatch)
+	s := newServer(d, addr)
+	s.owner = true
 	return s, nil
+}
+
+func newServer(d *store, home string) *Server {
+	s := &Server{
+		store: d,
+		front: server.NewServerConn(),
+		home:  home,
+		runID: newRunID(),
+		done:  make(chan struct{}),
+		conns: make(map[*servedConn]struct{}),
+
+		replicasChanged: make(chan struct{}),
+	}
+	s.front.SetPreHook(s.dispatch)
+	return s
 }
 
 // New starts a server which is closed when the test ends.
@@ -166,16 +158,10 @@ func (s *Server) Dial(ctx context.Context, network, address string) (net.Conn, e
 	}
 	near, far := newPipe()
 	if !s.serve(far) {
-		return nil, &net.OpError{Op: "dial", Net: network, Addr: dialed{network, address}, Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
+		return nil, refused(network, address)
 	}
 	return near, nil
 }
-
-// dialed is an address that was asked for.
-type dialed struct{ network, address string }
-
-func (d dialed) Network() string { return d.network }
-func (d dialed) String() string  { return d.address }
 
 // Listen also serves a free TCP port of 127.0.0.1 and returns its address,
 // which Addr returns from then on. From then on the server's clock moves by the
@@ -210,12 +196,12 @@ func (s *Server) Listen() (string, error) {
 }
 
 // Addr returns the address that the server listens on, or before Listen
-// 127.0.0.1:6379, where nobody listens.
+// 127.0.0.1:6379, where nobody listens; that of a replica is what it was given.
 func (s *Server) Addr() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.listeners) == 0 {
-		return addr
+		return s.home
 	}
 	return s.listeners[0].Addr().String()
 }
@@ -225,11 +211,19 @@ func (s *Server) Addr() string {
 func (s *Server) Stop() {
 	s.mu.Lock()
 	s.down = true
+	s.wakeUp(true)
+	s.mu.Unlock()
+	s.CutConnections()
+}
+
+// CutConnections cuts all connections; new ones are taken.
+func (s *Server) CutConnections() {
+	s.mu.Lock()
 	conns := s.conns
 	s.conns = make(map[*servedConn]struct{})
 	s.mu.Unlock()
 	for c := range conns {
-		_ = c.Conn.Close() // the server's own Close follows when it notices
+		c.cut() // the server's own Close follows when it notices
 	}
 }
 
@@ -253,7 +247,7 @@ func newRunID() string {
 }
 
 // Close ends the server, its connections and its listeners, and waits for its
-// goroutines. It may be called twice.
+// goroutines. It may be called twice. Close replicas before their primary.
 func (s *Server) Close() {
 	s.mu.Lock()
 	if s.closed {
@@ -261,21 +255,20 @@ func (s *Server) Close() {
 		return
 	}
 	s.closed = true
+	s.wakeUp(true)
 	close(s.done)
 	for _, l := range s.listeners {
 		_ = l.Close()
 	}
 	s.mu.Unlock()
-	s.Miniredis.Close()
+	if s.owner {
+		s.CtxCancel() // ends blocked commands
+	}
+	s.front.Close()
+	if s.owner {
+		s.Miniredis.Close()
+	}
 	s.running.Wait()
-}
-
-// SetError lets every command fail with this message, for example "LOADING
-// Redis is loading the dataset in memory"; the empty one ends that.
-func (s *Server) SetError(message string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.err = message
 }
 
 // SetPreHook lets h see every command before it runs, those that scripts call
@@ -289,49 +282,25 @@ func (s *Server) SetPreHook(h server.Hook) {
 // SetReplicas sets how many replicas ROLE and INFO tell and WAIT counts on: 0
 // at the start. It wakes who waits.
 func (s *Server) SetReplicas(n int) {
+	replicas := make([]string, max(n, 0))
+	for i := range replicas {
+		replicas[i] = fmt.Sprintf("127.0.0.1:%d", 6380+i)
+	}
+	s.SetReplicaAddrs(replicas...)
+}
+
+// SetReplicaAddrs is SetReplicas with their addresses.
+func (s *Server) SetReplicaAddrs(addrs ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.replicas = n
+	s.replicas = addrs
 	close(s.replicasChanged)
 	s.replicasChanged = make(chan struct{})
 }
 
-// serve hands conn to miniredis, unless the server is stopped or closed.
-func (s *Server) serve(conn net.Conn) bool {
+// Down reports whether the server is stopped or closed.
+func (s *Server) Down() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || s.down {
-		return false
-	}
-	c := &servedConn{Conn: conn, server: s, done: make(chan struct{})}
-	s.conns[c] = struct{}{}
-	s.srv.ServeConn(c)
-	return true
-}
-
-// A servedConn tells the server when its client has gone: miniredis notices
-// that only between two commands, and a blocked one would stay for ever.
-type servedConn struct {
-	net.Conn
-	server   *Server
-	lost     sync.Once
-	finished sync.Once
-	done     chan struct{} // closed when miniredis is through with it
-}
-
-func (c *servedConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if err != nil {
-		c.lost.Do(func() { c.server.watchLost(c) })
-	}
-	return n, err
-}
-
-func (c *servedConn) Close() error {
-	c.finished.Do(func() { close(c.done) })
-	s := c.server
-	s.mu.Lock()
-	delete(s.conns, c)
-	s.mu.Unlock()
-	return c.Conn.Close()
+	return s.down || s.closed
 }
