@@ -1,6 +1,7 @@
 package conn
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -26,11 +27,17 @@ func (c *Client) Check(ctx context.Context) error {
 	case ctx == nil:
 		return errNilContext
 	}
-	ctx = breaker.Bypass(ctx)
+	ctx = breaker.Bypass(failFast(ctx))
+	if c.ep().Proxy != "" {
+		return c.checkProxy(ctx)
+	}
 	reply, err := c.Do(ctx, "role").Slice()
 	switch {
 	case err == nil:
-		return c.judge(reply)
+		if err := c.judge(reply); err != nil {
+			return err
+		}
+		return c.checkMode(ctx)
 	case lacksRole(err):
 		err = c.Ping(ctx).Err()
 	}
@@ -39,6 +46,15 @@ func (c *Client) Check(ctx context.Context) error {
 	}
 	if unknownCommand(err) && c.sentinelAnswers(ctx) {
 		err = ErrSentinel
+	}
+	return c.explain(err)
+}
+
+// checkProxy reads a key: a proxy answers PING by itself, and does not know ROLE.
+func (c *Client) checkProxy(ctx context.Context) error {
+	err := c.Get(ctx, cmp.Or(c.ep().Namespace, "redisha")+":check").Err()
+	if errors.Is(err, redis.Nil) || redis.IsPermissionError(err) || redis.HasErrorPrefix(err, "WRONGTYPE") {
+		return nil
 	}
 	return c.explain(err)
 }
@@ -59,7 +75,22 @@ func unknownCommand(err error) bool {
 var (
 	ErrSentinel = errors.New("this is a Sentinel, not a Redis server: use redis+sentinel://host:26379/<master name>, or the address of the server itself")
 	ErrReplica  = errors.New("this is a replica, which refuses writes")
+
+	errClusterNode = errors.New("this is a node of a Cluster, which refuses keys that other nodes hold: use redis+cluster://host:port")
 )
+
+// checkMode asks whether the server is a node of a Cluster that the endpoint does
+// not expect.
+func (c *Client) checkMode(ctx context.Context) error {
+	if c.cluster {
+		return nil
+	}
+	reply, err := c.Do(ctx, "hello").Result()
+	if err == nil && helloField(reply, "mode") == "cluster" {
+		return c.explain(errClusterNode)
+	}
+	return nil
+}
 
 // judge compares the answer to ROLE with what the endpoint says.
 // https://redis.io/docs/latest/commands/role/
@@ -73,11 +104,7 @@ func (c *Client) judge(reply []any) error {
 			return c.explain(ErrSentinel)
 		}
 	case "slave":
-		primary := "its primary"
-		if len(reply) >= 3 {
-			primary = fmt.Sprintf("its primary, %v:%v", reply[1], reply[2])
-		}
-		return c.explain(fmt.Errorf("%w: use %s", ErrReplica, primary))
+		return c.explain(replicaOf(reply))
 	}
 	return nil
 }
@@ -103,6 +130,11 @@ func (c *Client) explain(err error) error {
 		return nil
 	}
 	where := c.ep().String()
+	if f := c.follower; f != nil && unconnected(err) {
+		if addr := f.resolver.State().Primary; addr != "" && isNetwork(err) {
+			return fmt.Errorf("%s: the primary is said to be %s, which cannot be reached (is a failover under way?): %w", where, addr, err)
+		}
+	}
 	if hint := hintFor(err); hint != "" {
 		return fmt.Errorf("%s: %w: %s", where, err, hint)
 	}
@@ -121,6 +153,10 @@ func hintFor(err error) string {
 		notTLS    tls.RecordHeaderError
 	)
 	switch {
+	case strings.Contains(msg, "unknown command 'cluster'"), strings.Contains(msg, "unknown command `cluster`"):
+		return "this is no Redis server that knows Cluster, perhaps a Sentinel: use redis+sentinel://host:26379/<master name>, or the addresses of the nodes"
+	case strings.Contains(msg, "cluster support disabled"):
+		return "the server is no node of a Cluster: use redis://host:port"
 	case redis.IsAuthError(err), strings.Contains(msg, "called without any password"):
 		return "authentication failed: check user and password"
 	case errors.As(err, &unknownCA):
@@ -141,12 +177,16 @@ func hintFor(err error) string {
 		return "does the server run, and are host and port (or the socket's path) right?"
 	case strings.Contains(msg, "DB index is out of range"):
 		return "the server has fewer databases: see its setting `databases`"
+	case strings.Contains(msg, "remote error: tls"):
+		return "the server refused the TLS handshake: does it want a client certificate, of a CA that it knows (tls_cert, tls_key)?"
 	case strings.Contains(msg, "tls handshake"):
-		return "nothing answers in TLS there: are host and port right, and does the port speak TLS (else redis://)?"
+		return "nothing answers in TLS there: are host and port right, and does the port speak TLS (else redis://)? For Sentinels without TLS set sentinel_tls=false"
 	case strings.Contains(msg, "i/o timeout"), errors.Is(err, context.DeadlineExceeded):
 		return "nothing answers there: are host and port right, does a firewall drop packets, or does the port want TLS (rediss://)?"
 	case strings.HasSuffix(msg, "EOF"), strings.Contains(msg, "connection reset"):
-		return "the server hung up: is it Redis, and does the port want TLS (rediss://)?"
+		return "the server hung up: is it Redis (proxies such as twemproxy are not supported), and does the port want TLS (rediss://)? Or a client certificate (tls_cert, tls_key)?"
+	case msg == "no upstream host":
+		return "the proxy has no healthy server for the key"
 	}
 	return ""
 }

@@ -32,6 +32,18 @@ type Config struct {
 	Pool        Pool
 	Breaker     breaker.Config
 	Logger      *slog.Logger // nil: slog.Default()
+
+	// MapAddr translates an address that Sentinels or Cluster nodes announce into
+	// one to dial. Nil: as it is.
+	MapAddr func(addr string) string
+
+	// SentinelCredentials are asked at each new connection to a Sentinel, instead
+	// of those of the URL.
+	SentinelCredentials func(context.Context) (user, password string, err error)
+
+	// FailFast is for a role that has something better to do than to wait for
+	// Redis: a command is repeated once at most, without a pause.
+	FailFast bool
 }
 
 // A Pool bounds the connections of one role. redisha.Pool documents its fields.
@@ -64,6 +76,9 @@ func (c Config) withDefaults() Config {
 	pool.MaxWait = cmp.Or(ep.PoolTimeout, pool.MaxWait, DefaultMaxWait)
 	pool.IdleTimeout = cmp.Or(ep.ConnMaxIdleTime, pool.IdleTimeout, DefaultIdleTimeout)
 	pool.MaxLifetime = cmp.Or(ep.ConnMaxLifetime, pool.MaxLifetime)
+	if ep.Topology == endpoint.Cluster {
+		ep.DialTimeout = cmp.Or(ep.DialTimeout, clusterDialTimeout)
+	}
 	ep.DialTimeout = cmp.Or(ep.DialTimeout, DefaultDialTimeout)
 	ep.ReadTimeout = cmp.Or(ep.ReadTimeout, DefaultIOTimeout)
 	ep.WriteTimeout = cmp.Or(ep.WriteTimeout, ep.ReadTimeout)
@@ -81,9 +96,12 @@ func (c Config) logged() breaker.Config {
 	cfg.OnStateChange = func(change breaker.Change) {
 		level, msg := slog.LevelInfo, "circuit breaker "+change.To.String()
 		attrs := []slog.Attr{slog.String("role", change.Role), slog.String("addr", change.Node)}
-		if change.To == breaker.StateOpen {
+		switch {
+		case change.To == breaker.StateOpen && change.From == breaker.StateClosed:
 			level = slog.LevelWarn
 			attrs = append(attrs, slog.Bool("writes_only", change.WritesOnly), slog.Any("err", change.Cause))
+		case change.To != breaker.StateClosed: // probes, once a second
+			level = slog.LevelDebug
 		}
 		c.Logger.LogAttrs(context.Background(), level, msg, attrs...)
 		if next != nil {
@@ -101,19 +119,15 @@ func (c Config) validate() error {
 		return fmt.Errorf("Pool.MaxTotal is %d, want at least 1, or 0 for %d", p.MaxTotal, DefaultMaxTotal)
 	}
 	if p.MinIdle < 0 || p.MinIdle > p.MaxTotal {
-		bad("Pool.MinIdle is %d, want 0 to Pool.MaxTotal (%d)", p.MinIdle, p.MaxTotal)
-	}
-	if p.MaxIdle < 0 || p.MaxIdle < p.MinIdle {
+		bad("Pool.MinIdle is %d, want 0 to Pool.MaxTotal (%d); parameters min_idle_conns and pool_size", p.MinIdle, p.MaxTotal)
+	} else if p.MaxIdle < 0 || p.MaxIdle < p.MinIdle {
 		bad("Pool.MaxIdle is %d, want at least Pool.MinIdle (%d), or 0 for the smaller of %d and Pool.MaxTotal", p.MaxIdle, p.MinIdle, DefaultMaxIdle)
 	}
 	if p.MaxWait < 0 {
 		bad("Pool.MaxWait is %s, want more than 0, or 0 for %s", p.MaxWait, DefaultMaxWait)
 	}
-	switch t := c.Endpoint.Topology; {
-	case c.Endpoint.Proxy != "":
-		bad("proxy=%s is understood, but this version cannot open it yet: use a URL that leads to Redis itself, such as redis://host:6379", c.Endpoint.Proxy)
-	case t != endpoint.Standalone:
-		bad("%s endpoints are understood, but this version cannot open one yet: use a standalone URL, such as redis://host:6379", t)
+	if c.Endpoint.DB != 0 && c.Endpoint.Proxy != "" {
+		bad("proxy=%s has database 0 alone, not %d", c.Endpoint.Proxy, c.Endpoint.DB)
 	}
 	return errors.Join(errs...)
 }
@@ -121,17 +135,12 @@ func (c Config) validate() error {
 // options translates c to go-redis. Options that would make it do what the
 // design forbids (repeat commands, dial five times, look up maintenance
 // endpoints, open a second pool for pipelines) are turned off for good.
-func (c Config) options() (*redis.Options, error) {
+func (c Config) options() *redis.Options {
 	ep := c.Endpoint
-	dial, err := c.dialer()
-	if err != nil {
-		return nil, err
-	}
-	return &redis.Options{
+	opt := &redis.Options{
 		Network:                    ep.Network,
 		Addr:                       ep.Addrs[0],
-		Dialer:                     dial,
-		OnConnect:                  c.onConnect,
+		OnConnect:                  c.onConnect(master),
 		Protocol:                   ep.Protocol,
 		Username:                   ep.Username,
 		Password:                   ep.Password,
@@ -151,15 +160,9 @@ func (c Config) options() (*redis.Options, error) {
 		ConnMaxIdleTime:            c.Pool.IdleTimeout,
 		ConnMaxLifetime:            c.Pool.MaxLifetime,
 		MaintNotificationsConfig:   &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-	}, nil
-}
-
-// onConnect names the connection. A server whose ACL forbids it serves all the
-// same, so its refusal is no failure; go-redis' own ClientName would make it one.
-func (c Config) onConnect(ctx context.Context, cn *redis.Conn) error {
-	var reply redis.Error
-	if err := cn.ClientSetName(ctx, c.Endpoint.ClientName).Err(); err != nil && !errors.As(err, &reply) {
-		return err
 	}
-	return nil
+	if ep.Proxy != "" { // https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/other_protocols/redis
+		opt.Protocol, opt.DisableIdentity, opt.OnConnect = 2, true, nil
+	}
+	return opt
 }

@@ -10,14 +10,48 @@ import (
 	"time"
 
 	"github.com/redisha/redisha/internal/endpoint"
+	"github.com/redisha/redisha/internal/resolve"
 )
 
 type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// dialer returns the function that makes a connection, TLS included, within the
-// dial timeout.
-func (c Config) dialer() (dialFunc, error) {
-	secure, err := tlsConfig(c.TLS, c.Endpoint.TLS)
+// dialer returns the function that makes a connection to a data node, TLS
+// included, within the dial timeout.
+func (c Config) dialer() (dialFunc, error) { return c.dialerWith(c.TLS, c.Endpoint.TLS) }
+
+// mapped returns where to dial for an address that a server has announced.
+func (c Config) mapped(addr string) string {
+	if c.MapAddr == nil {
+		return addr
+	}
+	return c.MapAddr(addr)
+}
+
+// resolver returns what finds the primary.
+func (c Config) resolver(dial dialFunc) (resolve.Resolver, error) {
+	ep := c.Endpoint
+	log := c.Logger.With("role", c.Role)
+	if ep.Topology == endpoint.Replicated {
+		return resolve.NewReplicated(resolve.ReplicatedConfig{
+			Addrs: ep.Addrs, Username: ep.Username, Password: ep.Password, Credentials: c.Credentials,
+			Dial: dial, Name: ep.ClientName, Logger: log,
+		})
+	}
+	toSentinels, err := c.dialerWith(c.SentinelTLS, ep.SentinelTLS)
+	if err != nil {
+		return nil, err
+	}
+	return resolve.NewSentinel(resolve.SentinelConfig{
+		Addrs: ep.Addrs, MasterName: ep.MasterName,
+		Username: ep.SentinelUsername, Password: ep.SentinelPassword, Credentials: c.SentinelCredentials,
+		Dial: toSentinels, MapAddr: c.MapAddr, Fallback: ep.FallbackPrimary,
+		Replicas: ep.ReadFrom != "" && ep.ReadFrom != endpoint.ReadPrimary,
+		Name:     ep.ClientName, Logger: log,
+	})
+}
+
+func (c Config) dialerWith(given *tls.Config, url *endpoint.TLS) (dialFunc, error) {
+	secure, err := tlsConfig(given, url)
 	if err != nil {
 		return nil, err
 	}

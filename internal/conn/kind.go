@@ -68,7 +68,7 @@ var kinds = map[string]kind{}
 func init() {
 	for k, names := range map[kind]string{
 		readKind: `bitcount bitpos bitfield_ro dbsize dump exists expiretime geodist geohash geopos geosearch
-			get getbit getrange hexists hget hgetall hkeys hlen hmget hpttl hrandfield hscan hstrlen httl hvals
+			get getbit getrange role hexists hget hgetall hkeys hlen hmget hpttl hrandfield hscan hstrlen httl hvals
 			keys lcs lindex llen lolwut lpos lrange mget pexpiretime pfcount pttl randomkey scan scard
 			sdiff sinter sintercard sismember smembers smismember srandmember sscan strlen substr sunion touch ttl type
 			xinfo xlen xpending xrange xrevrange zcard zcount zdiff zinter zintercard zlexcount zmscore zrandmember
@@ -83,7 +83,7 @@ func init() {
 		scriptKind:    `eval eval_ro evalsha evalsha_ro fcall fcall_ro`,
 		blockingKind:  `blmove blmpop blpop brpop brpoplpush bzmpop bzpopmax bzpopmin wait waitaof`,
 		blockKind:     `xread xreadgroup`,
-		handshakeKind: `hello auth select client readonly role`,
+		handshakeKind: `hello auth select client readonly`,
 	} {
 		for _, name := range strings.Fields(names) {
 			kinds[name] = k
