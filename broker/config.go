@@ -23,8 +23,9 @@ type Config struct {
 	// Compress says which arguments are compressed.
 	Compress compress.Config
 
-	// PublishTimeout bounds a publish whose context ends later or never.
-	// Defaults to 15s, which outlasts most failovers; negative means no bound.
+	// PublishTimeout bounds every publish, also one whose context ends later or
+	// never: a longer deadline needs a longer PublishTimeout. Defaults to 15s,
+	// which outlasts most failovers; negative means that only the context bounds.
 	PublishTimeout time.Duration
 
 	// Partitions is how many partitions a queue gets when it is first used; it

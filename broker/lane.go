@@ -301,7 +301,7 @@ func (l *lane) land(b *batch, reply []any) error {
 	}
 	if before < l.applied {
 		l.c.counts.lostBatches.Add(l.applied - before)
-		l.c.log.Warn("published tasks are gone: Redis lost writes", "queue", l.p.queue, "partition", l.p.index, "batches", l.applied-before)
+		l.lost(before)
 		if err := l.c.restore(l.c.life, l.p.queue, l.p.of); err != nil {
 			l.c.log.Error("queue metadata not restored", "queue", l.p.queue, "err", err)
 		}
@@ -329,6 +329,17 @@ func (l *lane) land(b *batch, reply []any) error {
 		return fmt.Errorf("%w: verdict %q", errReply, verdict)
 	})
 	return nil
+}
+
+// lost logs that Redis has forgotten what came after the number before. If that
+// is 0 it has no record of the lane, and there is no telling how much of what it
+// ever held was still to be done.
+func (l *lane) lost(before uint64) {
+	if before == 0 {
+		l.c.log.Warn("Redis lost the record of what was published: tasks that were not done may be gone", "queue", l.p.queue, "partition", l.p.index)
+		return
+	}
+	l.c.log.Warn("Redis lost writes: tasks that were published last may be gone", "queue", l.p.queue, "partition", l.p.index, "at_most_batches", l.applied-before)
 }
 
 func (b *batch) marks() (keys []string) {

@@ -39,6 +39,7 @@ type maintenance struct {
 	reapAt        time.Time
 	lanesAt       time.Time
 	orphansAt     time.Time
+	recordAt      time.Time // when to store results again, after a store that failed
 }
 
 // maintain does the maintenance of the partition while this run is elected, and
@@ -318,10 +319,27 @@ func (m *maintenance) reaped(at entry) (*verdict, error) {
 		s.r.w.log.Error("task is a dead letter", "queue", s.p.queue, "task", e.task, "id", e.id, "err", err)
 	}
 	// Whoever waits for the result must hear of it before the task is gone.
-	if ready, _ := s.storeResults([]*verdict{v}); len(ready) == 0 {
+	if v.record != nil && !m.recorded(v) {
 		return nil, nil
 	}
 	return v, nil
+}
+
+const recordTimeout = time.Second
+
+// recorded stores the result of a dead task. It returns false if that must be
+// tried again. A server that hangs must not hold the rest of the maintenance: it
+// gets a second at most, and then a rest of twice the time that it took.
+func (m *maintenance) recorded(v *verdict) bool {
+	start := time.Now()
+	if start.Before(m.recordAt) {
+		return false
+	}
+	o := m.s.storeResults([]*verdict{v}, min(m.s.r.w.cfg.Lease/5, recordTimeout))
+	if o.trouble {
+		m.recordAt = time.Now().Add(2 * time.Since(start))
+	}
+	return len(o.ready) > 0
 }
 
 // moveDead moves tasks unless their consumer has a heartbeat again.

@@ -300,10 +300,24 @@ func TestLostWritesAreNoticed(t *testing.T) {
 		require.NoError(t, c.conn.FlushAll(t.Context()).Err())
 		publish(t, task, c, 3)
 		require.Equal(t, uint64(2), c.Stats().LostBatches)
-		require.Equal(t, 1, logs.count("published tasks are gone"))
+		require.Equal(t, 1, logs.count("Redis lost the record of what was published"))
 		publish(t, task, c, 4)
 		require.Equal(t, uint64(2), c.Stats().LostBatches)
 		require.Equal(t, QueueInfo{Ready: 2}, queueInfo(t, c, "default"))
+
+		// As a failover does: the new primary has not got the last three.
+		lanes := newPartition("redisha", "default", 0, 1).lanes
+		old, err := c.conn.HGetAll(t.Context(), lanes).Result()
+		require.NoError(t, err)
+		for n := range 3 {
+			publish(t, task, c, n)
+		}
+		require.NoError(t, c.conn.HSet(t.Context(), lanes, old).Err())
+		publish(t, task, c, 9)
+		require.Equal(t, uint64(5), c.Stats().LostBatches)
+		require.Equal(t, 1, logs.count("Redis lost the record of what was published"))
+		require.Equal(t, 1, logs.count("tasks that were published last may be gone"))
+		require.Equal(t, 1, logs.count("at_most_batches=3"))
 	})
 }
 

@@ -4,6 +4,8 @@ import (
 	_ "embed"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/internal/conn"
 )
 
 var (
@@ -30,7 +32,7 @@ var (
 )
 
 var (
-	publishScript  = redis.NewScript(publishLua)
+	publishScript  = conn.RepeatableScript(publishLua) // a batch has a sequence number
 	joinScript     = redis.NewScript(joinLua)
 	fetchScript    = redis.NewScript(fetchLua)
 	ackScript      = redis.NewScript(ackLua)

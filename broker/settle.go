@@ -8,21 +8,18 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/redisha/redisha/broker/result"
 )
 
 // Bounds of the group commit of verdicts: a verdict waits for others for
 // settleDelay at most.
 const (
-	settleDelay     = time.Millisecond
-	settleAgain     = 200 * time.Millisecond // pause before what failed is tried again
-	maxSettle       = 256
-	maxMoves        = 100
-	maxMoveBytes    = 512 << 10
-	maxResultsPause = 12 * time.Second // after a server of results has hung
-	maxUnsettled    = 1024             // verdicts that could not be stored; with more, no task is started
+	settleDelay  = time.Millisecond
+	settleAgain  = 200 * time.Millisecond // pause before what failed is tried again
+	maxSettle    = 256
+	maxMoves     = 100
+	maxMoveBytes = 512 << 10
+	maxUnsettled = 1024 // verdicts that could not be stored; with more, no task is started
 )
 
 // A verdictKind says what becomes of a task.
@@ -109,16 +106,24 @@ func (s *source) note(t *task, r *result.Record) {
 
 // settle stores verdicts until there are no more to come and all are stored, or
 // r.settled is closed. What fails is tried again; the tasks stay with this
-// consumer meanwhile.
+// consumer meanwhile. A verdict with a result comes here again from the recorder.
 func (s *source) settle() {
 	var failed []*verdict
 	wait := time.NewTimer(settleDelay)
 	defer wait.Stop()
 	again := time.NewTimer(0)
 	defer again.Stop()
-	for in, stop := s.verdicts, s.r.stop.Done(); in != nil || len(failed) > 0; {
+	rec := newRecorder(s)
+	defer rec.stop()
+	store := func(batch []*verdict) {
+		if len(failed) == 0 {
+			again.Reset(settleAgain)
+		}
+		failed = append(failed, s.store(batch)...)
+	}
+	for in, stop := s.verdicts, s.r.stop.Done(); in != nil || len(failed) > 0 || !rec.idle(); {
 		open := in
-		if len(failed) >= maxUnsettled && stop != nil {
+		if len(failed)+rec.size() >= maxUnsettled && stop != nil {
 			open = nil
 		}
 		select {
@@ -131,30 +136,32 @@ func (s *source) settle() {
 			if !more {
 				in = nil
 			}
-			if len(failed) == 0 {
-				again.Reset(settleAgain)
-			}
-			failed = append(failed, s.commit(batch)...)
+			store(rec.take(batch))
+		case o := <-rec.done:
+			store(rec.landed(o))
+		case <-rec.rest.C:
+			rec.rested()
 		case <-again.C:
 			if len(failed) > 0 {
-				failed = s.commit(failed)
+				failed = s.store(failed)
 				again.Reset(settleAgain)
 			}
 		case <-stop:
 			stop = nil // from now on verdicts must not wait
 		case <-s.r.settled:
-			s.abandon(in, failed)
+			s.abandon(in, failed, rec)
 			return
 		case <-s.r.dead:
-			s.abandon(in, failed)
+			s.abandon(in, failed, rec)
 			return
 		}
 	}
 }
 
 // abandon gives up what cannot be stored: these tasks will run again.
-func (s *source) abandon(in <-chan *verdict, failed []*verdict) {
-	n := len(failed)
+func (s *source) abandon(in <-chan *verdict, failed []*verdict, rec *recorder) {
+	ready, unrecorded := rec.end()
+	n := len(failed) + len(s.store(ready)) + unrecorded
 	if in != nil {
 		for v := range in { // until the executors have ended
 			if v.kind != noteVerdict {
@@ -184,22 +191,6 @@ func gather(first *verdict, in <-chan *verdict, wait *time.Timer) (batch []*verd
 		}
 	}
 	return batch, true
-}
-
-// commit stores verdicts, those with a result behind it. It returns those that
-// must be tried again. What has no result does not wait for the results' server.
-func (s *source) commit(batch []*verdict) (failed []*verdict) {
-	var plain, recorded []*verdict
-	for _, v := range batch {
-		if v.record == nil {
-			plain = append(plain, v)
-		} else {
-			recorded = append(recorded, v)
-		}
-	}
-	failed = s.store(plain)
-	ready, unstored := s.storeResults(recorded)
-	return slices.Concat(failed, unstored, s.store(ready))
 }
 
 // store stores verdicts. It returns those that must be tried again.
@@ -234,77 +225,6 @@ func (s *source) store(ready []*verdict) (failed []*verdict) {
 		}
 	}
 	return failed
-}
-
-// storeResults stores the records of a batch. A final one must be stored before
-// its task may end, else whoever waits for it would wait for ever.
-func (s *source) storeResults(batch []*verdict) (ready, failed []*verdict) {
-	final := make(map[*task]bool)
-	for _, v := range batch {
-		if v.record != nil && v.kind != noteVerdict {
-			final[v.task] = true
-		}
-	}
-	var records []result.Record
-	var owners []*verdict
-	for _, v := range batch {
-		switch {
-		case v.kind == noteVerdict && final[v.task]:
-			// overtaken
-		case v.record != nil:
-			records, owners = append(records, *v.record), append(owners, v)
-		default:
-			ready = append(ready, v)
-		}
-	}
-	if len(records) == 0 {
-		return ready, nil
-	}
-	start := time.Now()
-	if start.UnixNano() < s.resultsAt.Load() && s.r.stop.Err() == nil {
-		return ready, slices.DeleteFunc(owners, func(v *verdict) bool { return v.kind == noteVerdict })
-	}
-	ctx, cancel := context.WithTimeout(s.r.storing, s.r.w.cfg.Lease/5)
-	defer cancel()
-	outcomes, _ := s.r.w.cfg.Results.StoreMany(ctx, records)
-	defer func() {
-		if len(failed) > 0 { // a server that hangs must not have all the time
-			s.resultsAt.Store(time.Now().Add(min(4*time.Since(start), maxResultsPause)).UnixNano())
-		}
-	}()
-	for i, v := range owners {
-		err := outcomes[i].Err
-		var tooLarge *result.TooLargeError
-		if errors.As(err, &tooLarge) {
-			v.record = &result.Record{ID: v.record.ID, Task: v.record.Task, State: result.Failure, Attempt: v.record.Attempt,
-				Enqueued: v.record.Enqueued, Started: v.record.Started, Finished: v.record.Finished, TTL: v.record.TTL,
-				Cause: result.CauseOf(&unstorableError{tooLarge})}
-			_, err = s.r.w.cfg.Results.Store(ctx, *v.record)
-		}
-		switch {
-		case err == nil:
-			v.record = nil
-			ready = append(ready, v)
-		case !v.record.State.Final() || hopeless(err):
-			ready = append(ready, v) // work goes before knowing of it
-		default:
-			failed = append(failed, v)
-		}
-		if err != nil {
-			s.r.w.c.counts.settleErrors.Inc()
-			if s.worthLogging("result" + err.Error()) {
-				s.r.w.log.Warn("cannot store a result", "queue", s.p.queue, "id", v.id, "err", err)
-			}
-		}
-	}
-	return ready, failed
-}
-
-// hopeless reports whether a result can never be stored: without permission, in a
-// key of another type, or in a role without endpoint. A closed client is
-// none of these: the task will run again and have its result.
-func hopeless(err error) bool {
-	return outcomeOf(err, true) == final && !redis.IsOOMError(err) && !errors.Is(err, ErrClosed)
 }
 
 // ack ends tasks that are done.

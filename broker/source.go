@@ -32,9 +32,8 @@ type source struct {
 	look   []time.Time // when to look for lost deliveries, soonest first
 	logged map[string]time.Time
 
-	seed      maphash.Seed
-	resultsAt atomic.Int64 // Unix nanoseconds: until then no result is stored, since that hung
-	distrust  atomic.Bool  // the primary has changed: see maintenance.quiet
+	seed     maphash.Seed
+	distrust atomic.Bool // the primary has changed: see maintenance.quiet
 
 	joined chan struct{} // a token after each join
 	fenced chan struct{} // a token after each loss of the lease

@@ -25,7 +25,9 @@ type Stats struct {
 	PublishErrors, Unconfirmed uint64
 
 	// Batches counts the round trips that published, Resent those of them that
-	// were tried again, and LostBatches those that Redis had and lost.
+	// were tried again, and LostBatches those that Redis had and has no record
+	// of any more: so many at most held tasks that were lost undone. After a
+	// loss of all data these are all that there ever were.
 	Batches, Resent, LostBatches uint64
 
 	// PublishTime is how long publishes took, those that failed included.

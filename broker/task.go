@@ -161,7 +161,8 @@ func (t *Task[A]) Name() string { return t.def.name }
 // the task is in Redis, and runs at least once.
 //
 // It waits for the server's answer, sends again after errors that may pass, and
-// gives up when ctx ends or after Config.PublishTimeout. The error is an
+// gives up when ctx ends or after Config.PublishTimeout, 15s by default, whichever
+// comes first: also a ctx with a later deadline waits no longer. The error is an
 // [*UnconfirmedError], with the ID, if the task was sent and its fate is unknown;
 // after any other error it was not published. If a task with the same given
 // [ID] was published before, nothing happens, and the error is nil. The error

@@ -16,11 +16,13 @@ import (
 // A Client is the cache role: what all views of one cache share. It is safe for
 // concurrent use.
 type Client struct {
-	rdb   *conn.Client
-	cfg   Config
-	root  string // what all keys begin with
-	log   *slog.Logger
-	stats counters
+	rdb    *conn.Client
+	reads  redis.UniversalClient // rdb, or the replicas
+	recent *recent               // nil where reads go to the primary anyway
+	cfg    Config
+	root   string // what all keys begin with
+	log    *slog.Logger
+	stats  counters
 
 	budget    budget        // of reads; unused if Config.ReadTimeout is negative
 	fallbacks chan struct{} // a place for each load past Redis
@@ -51,6 +53,9 @@ func New(rdb redis.UniversalClient, cfg Config) (*Client, error) {
 		budget:    budget{limit: cfg.ReadTimeout},
 		fallbacks: make(chan struct{}, cfg.MaxFallbacks),
 		running:   group{idle: make(chan struct{})},
+	}
+	if client.reads = c.Reader(); client.reads != redis.UniversalClient(c) {
+		client.recent = newRecent()
 	}
 	client.ctx, client.stop = context.WithCancelCause(context.Background())
 	return client, nil
@@ -108,18 +113,21 @@ func (c *Client) read(ctx context.Context, key string, start time.Time) ([]byte,
 	if c.cfg.ReadTimeout > 0 {
 		ctx = c.budget.context(ctx, start)
 	}
-	return c.get(ctx, key)
+	if c.recent == nil || c.recent.has(key) {
+		return get(ctx, c.rdb, key)
+	}
+	return get(ctx, c.reads, key)
 }
 
 // poll is read for a flight, of which there are few: it also ends with ctx.
 func (c *Client) poll(ctx context.Context, key string) ([]byte, error) {
 	ctx, cancel := c.withReadTimeout(ctx)
 	defer cancel()
-	return c.get(ctx, key)
+	return get(ctx, c.rdb, key)
 }
 
-func (c *Client) get(ctx context.Context, key string) ([]byte, error) {
-	b, err := c.rdb.Get(ctx, key).Bytes()
+func get(ctx context.Context, rdb redis.UniversalClient, key string) ([]byte, error) {
+	b, err := rdb.Get(ctx, key).Bytes()
 	if err == redis.Nil { //nolint:errorlint // go-redis returns it bare, and this is the hot path
 		return nil, nil
 	}

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/internal/conn"
 )
 
 // minLeaseSlack is how much longer than its load a lease lives at least.
@@ -27,9 +29,10 @@ var (
 	//go:embed release.lua
 	releaseLua string
 
-	acquireScript = redis.NewScript(acquireLua)
-	fillScript    = redis.NewScript(fillLua)
-	releaseScript = redis.NewScript(releaseLua)
+	// Their token makes it harmless to send them again.
+	acquireScript = conn.RepeatableScript(acquireLua)
+	fillScript    = conn.RepeatableScript(fillLua)
+	releaseScript = conn.RepeatableScript(releaseLua)
 )
 
 // newLease returns the bytes of a lease with a new token.
@@ -66,6 +69,7 @@ func (c *Client) acquire(ctx context.Context, key string, lease []byte, ttl time
 
 // fill stores value for ttl if key still holds lease.
 func (c *Client) fill(ctx context.Context, key string, lease, value []byte, ttl int64) (bool, error) {
+	defer c.wrote(key)
 	return c.leaseStep(ctx, fillScript, key, lease, value, ttl)
 }
 

@@ -208,12 +208,24 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // giveBack releases, in the background, a lease that may have been left behind
 // with nobody to work under it: the reply to ACQUIRE or FILL was lost, or FILL
-// was refused. It would keep others waiting until it expires.
+// was refused. It would keep others waiting until it expires. While Redis is
+// away, as in a failover, it tries again for as long as the lease may live.
 func (s *search[K, V]) giveBack() {
 	c := s.view.c
 	c.running.more()
 	go func() {
 		defer c.running.done()
-		_, _ = c.release(s.ctx, s.redisKey, s.lease)
+		expired := time.Now().Add(s.view.cfg.LoadTimeout + c.leaseSlack())
+		for pause := minGiveBack; time.Now().Before(expired); pause = min(2*pause, maxGiveBack) {
+			if _, err := c.release(s.ctx, s.redisKey, s.lease); err == nil || isFinal(err) || sleep(c.ctx, pause) != nil {
+				return
+			}
+		}
 	}()
 }
+
+// Pauses between attempts to release a lease.
+const (
+	minGiveBack = 50 * time.Millisecond
+	maxGiveBack = time.Second
+)

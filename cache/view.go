@@ -114,6 +114,8 @@ func (v *View[K, V]) Set(ctx context.Context, key K, value V, opts ...SetOption)
 	if err != nil {
 		return v.failed("set", redisKey, err)
 	}
+	v.c.wrote(redisKey)
+	defer v.c.wrote(redisKey)
 	err = v.c.rdb.Set(ctx, redisKey, stored, time.Duration(jitter(ttl))*time.Millisecond).Err()
 	v.flights.forget(key)
 	v.c.stats.setTime.Observe(time.Since(start))
@@ -170,6 +172,8 @@ func (v *View[K, V]) unlink(ctx context.Context, keys []K, failures *deleteFailu
 	redisKeys, cmds := make([]string, len(keys)), make([]*redis.IntCmd, len(keys))
 	for i, key := range keys {
 		redisKeys[i] = joinKey(v.prefix, key)
+		v.c.wrote(redisKeys[i])
+		defer v.c.wrote(redisKeys[i])
 	}
 	if len(keys) == 1 {
 		cmds[0] = v.c.rdb.Unlink(ctx, redisKeys[0])

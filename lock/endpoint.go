@@ -63,10 +63,10 @@ func (c *Client) admit(ctx context.Context) error {
 
 // probe asks the server for its replication role. Where it may not be asked, it
 // is taken for a primary: a replica would refuse to write. Cluster redirects to
-// primaries by itself.
+// primaries by itself, and a proxy does not know the command.
 // https://redis.io/docs/latest/commands/role/
 func (c *Client) probe(ctx context.Context) error {
-	if c.conn.Topology() == endpoint.Cluster {
+	if c.conn.Topology() == endpoint.Cluster || c.conn.Endpoint().Proxy != "" {
 		return nil
 	}
 	reply, err := c.conn.Do(ctx, "role").Slice()

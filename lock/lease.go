@@ -68,8 +68,12 @@ func (l *Lease) start() error {
 	c := l.client
 	c.stay()
 	l.mu.Lock()
-	l.timer = time.AfterFunc(time.Until(l.deadline), l.expire)
 	late := !time.Now().Before(l.deadline) || c.clock.jumped(l.skew, l.margin())
+	wait := time.Until(l.deadline)
+	if late {
+		wait = l.ttl // given back below, and not lost: nobody has seen it
+	}
+	l.timer = time.AfterFunc(wait, l.expire)
 	l.mu.Unlock()
 	c.renewer.add(l) // from here on, Close sees it
 	var err error

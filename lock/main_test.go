@@ -70,7 +70,7 @@ func ownClient(tb testing.TB, srv *testserver.Server) *conn.Client {
 	tb.Helper()
 	ep, err := endpoint.Parse("redis://127.0.0.1:6379?pool_size=1024")
 	require.NoError(tb, err)
-	cn, err := conn.New(conn.Config{Role: "locks", Endpoint: ep, Dialer: srv.Dial, Logger: slog.New(slog.DiscardHandler)})
+	cn, err := conn.New(conn.Config{Role: "locks", Endpoint: ep, FailFast: true, Dialer: srv.Dial, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(tb, err)
 	tb.Cleanup(func() { _ = cn.Close() })
 	return cn

@@ -102,7 +102,9 @@ func New(rdb redis.UniversalClient, cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("result: Config.Compress: %w", err)
 	}
 	r := &Client{conn: c, cfg: cfg, log: cmp.Or(cfg.Logger, c.Logger()), compress: codec, done: make(chan struct{})}
-	r.hub = newHub(c, r.log, &r.counts)
+	if r.hub, err = newHub(c, r.log, cfg.CloseTimeout); err != nil {
+		return nil, fmt.Errorf("result: %w", err)
+	}
 	return r, nil
 }
 
@@ -123,7 +125,7 @@ func (c *Client) Check(ctx context.Context) error {
 func (c *Client) Close() error {
 	c.closeOnce.Do(func() {
 		close(c.done)
-		if err := c.hub.close(c.cfg.CloseTimeout); err != nil {
+		if err := c.hub.close(); err != nil {
 			c.closeErr = fmt.Errorf("result: close: %w", err)
 		}
 	})

@@ -2,41 +2,34 @@ package result
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/pubsub"
 )
 
-// A hub is the one subscription of a client, which wakes its waiters. While
-// somebody waits, and for linger after that, two goroutines serve it: run
-// subscribes and unsubscribes what join and leave have asked for, receive reads
-// what the server sends. They end with close at the latest.
+// A hub is the one subscription of a client, which wakes its waiters. It has a
+// connection and goroutines while somebody waits, and shortly after that.
 //
 // A confirmed subscription is a wake-up too: what was stored before it is only
-// found by reading. This makes a new connection, on which go-redis subscribes
-// everything again, need no care of its own.
+// found by reading. This makes a new connection, on which everything is
+// subscribed again, need no care of its own.
 type hub struct {
-	rdb    *conn.Client
+	sub    *pubsub.Subscription
 	log    *slog.Logger
-	counts *counts
-	ctx    context.Context // ends by close
-	cancel context.CancelFunc
-	tasks  sync.WaitGroup
-	kick   chan struct{} // holds one: changed is not empty
+	detach func() // from the changes of primary
 
-	mu      sync.Mutex
-	topics  map[string]*topic   // by channel
-	changed map[string]struct{} // channels that run has to look at
-	running bool                // run runs, and will look at topics before it ends
-	closed  bool
-	broken  bool // since the last confirmation
-	fails   int  // errors in a row
+	mu     sync.Mutex
+	topics map[string]*topic // by channel
+	broken bool              // since the last confirmation
 
-	unannounced sync.Once
+	unannounced, refused sync.Once
 }
 
 // A topic is a channel that somebody waits for.
@@ -78,15 +71,22 @@ func (w *waiter) signal() {
 	}
 }
 
-func newHub(c *conn.Client, log *slog.Logger, n *counts) *hub {
-	h := &hub{
-		rdb: c, log: log, counts: n,
-		kick:    make(chan struct{}, 1),
-		topics:  make(map[string]*topic),
-		changed: make(map[string]struct{}),
+func newHub(c *conn.Client, log *slog.Logger, closeTimeout time.Duration) (*hub, error) {
+	h := &hub{log: log, topics: make(map[string]*topic)}
+	var err error
+	h.sub, err = pubsub.New(pubsub.Config{
+		Open:         func(ctx context.Context) *redis.PubSub { return c.Subscribe(ctx) },
+		Message:      h.deliver,
+		Subscribed:   h.confirm,
+		Refused:      h.warnRefused,
+		Gap:          h.interrupted,
+		CloseTimeout: closeTimeout,
+	})
+	if err != nil {
+		return nil, err
 	}
-	h.ctx, h.cancel = context.WithCancel(context.Background())
-	return h
+	h.detach = c.OnEpoch(func(uint64) { h.sub.Renew() })
+	return h, nil
 }
 
 // join registers a waiter for channel; leave must follow. The waiter is woken
@@ -98,16 +98,12 @@ func (h *hub) join(channel string) *waiter {
 	if t == nil {
 		t = &topic{waiters: make(map[*waiter]struct{})}
 		h.topics[channel] = t
-		h.change(channel)
+		h.sub.Add(channel)
 	}
 	w := &waiter{topic: t, channel: channel, wake: make(chan struct{}, 1)}
 	t.waiters[w] = struct{}{}
 	if t.live.Load() {
 		w.signal()
-	}
-	if !h.running && !h.closed {
-		h.running = true
-		h.tasks.Go(h.run)
 	}
 	return w
 }
@@ -120,60 +116,28 @@ func (h *hub) leave(w *waiter) {
 		return
 	}
 	delete(h.topics, w.channel)
-	if w.topic.live.Load() {
-		h.counts.subscriptions.Add(-1)
-	}
-	h.change(w.channel)
+	h.sub.Remove(w.channel)
 }
 
-// change tells run to look at channel. The caller holds mu.
-func (h *hub) change(channel string) {
-	h.changed[channel] = struct{}{}
-	select {
-	case h.kick <- struct{}{}:
-	default:
-	}
-}
-
-// close ends the goroutines and waits for them for at most timeout.
-func (h *hub) close(timeout time.Duration) error {
-	h.mu.Lock()
-	h.closed = true
-	h.mu.Unlock()
-	h.cancel()
-	ended := make(chan struct{})
-	go func() { // ends with the tasks, which have their own ends
-		defer close(ended)
-		h.tasks.Wait()
-	}()
-	limit := time.NewTimer(timeout)
-	defer limit.Stop()
-	select {
-	case <-ended:
-		return nil
-	case <-limit.C:
-		return fmt.Errorf("the subscription has not ended within CloseTimeout (%s)", timeout)
-	}
+// close ends the subscription and waits for that for at most CloseTimeout.
+func (h *hub) close() error {
+	h.detach()
+	return h.sub.Close()
 }
 
 // confirm wakes who waits for channel, which is subscribed from now on.
 func (h *hub) confirm(channel string) {
-	if h.confirmed(channel) {
-		h.log.Info("result wake-ups are back")
-	}
-}
-
-func (h *hub) confirmed(channel string) (mended bool) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	mended, h.broken, h.fails = h.broken, false, 0
+	mended := h.broken
+	h.broken = false
 	if t := h.topics[channel]; t != nil {
-		if !t.live.Swap(true) {
-			h.counts.subscriptions.Add(1)
-		}
+		t.live.Store(true)
 		t.signal()
 	}
-	return mended
+	h.mu.Unlock()
+	if mended {
+		h.log.Info("result wake-ups are back")
+	}
 }
 
 // deliver wakes who waits for channel if the state in the message is final, or
@@ -189,37 +153,29 @@ func (h *hub) deliver(channel, payload string) {
 	}
 }
 
-func (h *hub) wakeAll() {
+// interrupted notes that no messages come for the time being: waiters read from
+// time to time. Those of a Redis client that was closed shall see that at once.
+func (h *hub) interrupted(err error) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, t := range h.topics {
-		t.signal()
-	}
-}
-
-// interrupted notes that no messages come for the time being, and returns the
-// number of errors in a row.
-func (h *hub) interrupted(err error) int {
-	h.mu.Lock()
-	h.allDead()
-	h.fails++
-	fails, news := h.fails, !h.broken
+	news := !h.broken
 	h.broken = true
-	h.mu.Unlock()
-	if news {
-		h.counts.gaps.Inc()
-		h.log.Warn("result wake-ups interrupted, waiters read from time to time meanwhile", "err", err)
-	}
-	return fails
-}
-
-// allDead marks everything as not subscribed. The caller holds mu.
-func (h *hub) allDead() {
 	for _, t := range h.topics {
-		if t.live.Swap(false) {
-			h.counts.subscriptions.Add(-1)
+		t.live.Store(false)
+		if errors.Is(err, redis.ErrClosed) {
+			t.signal()
 		}
 	}
+	h.mu.Unlock()
+	if news {
+		h.log.Warn("result wake-ups interrupted, waiters read from time to time meanwhile", "err", err)
+	}
+}
+
+// warnRefused logs, once, that a channel cannot be subscribed to.
+func (h *hub) warnRefused(_ string, err error) {
+	h.refused.Do(func() {
+		h.log.Warn("result wake-ups are refused, waiters read from time to time: does the ACL allow the user SUBSCRIBE and the channels?", "err", err)
+	})
 }
 
 // warnUnannounced logs, once, that wake-ups cannot be sent.

@@ -1,12 +1,19 @@
 package result
 
 import (
+	"context"
+	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/endpoint"
 	"github.com/redisha/redisha/internal/redistest"
+	"github.com/redisha/redisha/internal/testserver"
 )
 
 func TestForgettingAndStoringSaysThatThePasswordIsWrong(t *testing.T) {
@@ -34,4 +41,36 @@ func TestTheCauseOfANilPointerIsDescribed(t *testing.T) {
 	cause := CauseOf(none)
 	require.Equal(t, "*result.nilError", cause.Type)
 	require.NotEmpty(t, cause.Message)
+}
+
+// A call that ends while it waits for a server says why there is none.
+func TestTheEndOfAWaitForRedisNamesItsCause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := testserver.New(t)
+		ep, err := endpoint.Parse("redis://127.0.0.1:6379?pool_size=1024")
+		require.NoError(t, err)
+		rdb, err := conn.New(conn.Config{Role: "results", Endpoint: ep, Dialer: srv.Dial, Logger: quiet})
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = rdb.Close() })
+		c := newClient(t, rdb, Config{})
+		srv.Stop()
+		for name, call := range map[string]func(ctx context.Context) error{
+			"get":    func(ctx context.Context) error { _, err := c.Get(ctx, "x"); return err },
+			"wait":   func(ctx context.Context) error { _, err := c.Wait(ctx, "x"); return err },
+			"forget": func(ctx context.Context) error { return c.Forget(ctx, "x") },
+			"store":  func(ctx context.Context) error { _, err := c.Store(ctx, Record{ID: "x", State: Success}); return err },
+			"store ": func(ctx context.Context) error {
+				_, err := c.StoreMany(ctx, []Record{{ID: "x", State: Success}})
+				return err
+			},
+		} {
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			err := call(ctx)
+			cancel()
+			require.ErrorIs(t, err, context.DeadlineExceeded, name)
+			require.ErrorContains(t, err, "connection refused", name)
+			require.ErrorContains(t, err, "result: "+strings.TrimSpace(name)+` "x": `)
+			require.Equal(t, 1, strings.Count(err.Error(), "context deadline exceeded"), err.Error())
+		}
+	})
 }

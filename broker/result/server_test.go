@@ -192,3 +192,22 @@ func TestTheRoleNeedsNoMoreThanItsOwnKeysAndChannels(t *testing.T) {
 	require.NoError(t, c.Forget(t.Context(), "0"))
 	require.NoError(t, c.Check(t.Context()))
 }
+
+func TestWaitersAreWokenAfterAFailover(t *testing.T) {
+	const n = 20
+	s := redistest.NewSentinels(t, redistest.SentinelsConfig{})
+	ep, err := endpoint.Parse(s.URL())
+	require.NoError(t, err)
+	rdb, err := conn.New(conn.Config{Role: "results", Endpoint: ep, Logger: quiet})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, rdb.Close()) })
+	c := newClient(t, rdb, Config{})
+	outcome := waitAll(t.Context(), c, n)
+	subscribed(t, c, n)
+	_, err = s.Failover(t.Context())
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return rdb.Epoch() > 0 && c.Stats().Gaps > 0 }, 20*time.Second, time.Millisecond)
+	subscribed(t, c, n)
+	finishAll(t, c, n)
+	require.Empty(t, outcome())
+}

@@ -53,15 +53,13 @@ type StateCount struct {
 var allStates = [...]State{Pending, Started, Progress, Retry, Success, Failure, Cancelled, Expired, Dead}
 
 type counts struct {
-	byState       [len(allStates)]stats.Counter
-	refused       stats.Counter
-	tooLarge      stats.Counter
-	unannounced   stats.Counter
-	waiters       stats.Gauge
-	waits         stats.Histogram
-	healed        stats.Counter
-	subscriptions stats.Gauge
-	gaps          stats.Counter
+	byState     [len(allStates)]stats.Counter
+	refused     stats.Counter
+	tooLarge    stats.Counter
+	unannounced stats.Counter
+	waiters     stats.Gauge
+	waits       stats.Histogram
+	healed      stats.Counter
 }
 
 func (c *counts) stored(s State) {
@@ -74,6 +72,7 @@ func (c *counts) stored(s State) {
 
 // Stats returns what the client did and holds.
 func (c *Client) Stats() Stats {
+	sub := c.hub.sub.Stats()
 	s := Stats{
 		Conn:          c.conn.Stats(),
 		Refused:       c.counts.refused.Load(),
@@ -82,8 +81,8 @@ func (c *Client) Stats() Stats {
 		Waiters:       c.counts.waiters.Load(),
 		Waits:         c.counts.waits.Snapshot(),
 		Healed:        c.counts.healed.Load(),
-		Subscriptions: c.counts.subscriptions.Load(),
-		Gaps:          c.counts.gaps.Load(),
+		Subscriptions: int64(sub.Live),
+		Gaps:          sub.Gaps,
 	}
 	for i, state := range allStates {
 		s.Stored = append(s.Stored, StateCount{State: state.String(), Count: c.counts.byState[i].Load()})

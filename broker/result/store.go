@@ -3,6 +3,7 @@ package result
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -135,9 +136,11 @@ func (c *Client) verdict(ctx context.Context, r Record, cmd *redis.Cmd) Verdict 
 
 // hint adds to an error of Redis what is known of its cause.
 func hint(ctx context.Context, err error) error {
-	switch {
-	case conn.Ended(ctx) != nil:
-		return conn.Ended(ctx) // it surfaces as an i/o timeout
+	switch ended := conn.Ended(ctx); {
+	case ended != nil && errors.Is(err, ended):
+		return err // it says what the call was waiting for
+	case ended != nil:
+		return ended // it surfaces as an i/o timeout
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return fmt.Errorf("%w: does something else write this key?", err)
 	}

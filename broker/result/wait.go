@@ -95,7 +95,7 @@ func (c *Client) settled(ctx context.Context, r Record, err error) (bool, error)
 	case err == nil:
 		return r.State.Final(), nil
 	case ctx.Err() != nil:
-		return true, ended(ctx, r, nil)
+		return true, ended(ctx, r, err)
 	case c.passing(err):
 		return false, nil
 	}
@@ -104,10 +104,14 @@ func (c *Client) settled(ctx context.Context, r Record, err error) (bool, error)
 
 // ended is the error of a wait whose ctx is done; err is that of the last read.
 func ended(ctx context.Context, r Record, err error) error {
-	if err != nil {
-		return fmt.Errorf("%w; the last read failed: %v", context.Cause(ctx), err) //nolint:errorlint // one cause
+	cause := context.Cause(ctx)
+	switch {
+	case err == nil, err == cause: //nolint:errorlint // with nothing around it
+		return fmt.Errorf("%w; the task is %s", cause, r.State)
+	case errors.Is(err, cause):
+		return err // it says what the read was waiting for
 	}
-	return fmt.Errorf("%w; the task is %s", context.Cause(ctx), r.State)
+	return fmt.Errorf("%w; the last read failed: %v", cause, err) //nolint:errorlint // one cause
 }
 
 // passing reports whether err may be gone at a later read: the server cannot be

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -220,9 +221,9 @@ func (d *draft) readParam(text string) {
 	case v == "":
 		d.problem("%s is empty: it takes %s", name, p.takes)
 	case !p.set(d, v):
-		shown := quote(v)
-		if p.private {
-			shown = hidden
+		shown := hidden
+		if p.shows(v) {
+			shown = strconv.Quote(v)
 		}
 		d.problem("%s is %s: it takes %s", name, shown, p.takes)
 	}

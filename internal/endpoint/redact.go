@@ -89,10 +89,16 @@ func redactParam(s string) string {
 	}
 	p, known := paramNamed(name)
 	decoded, err := url.PathUnescape(value)
-	if !known || p.secret || p.private || err != nil || !isPlain(decoded, ":/[]") {
+	if !known || err != nil || !p.shows(decoded) {
 		return name + "=" + hidden
 	}
 	return s
+}
+
+// shows tells whether v, which was given for p, may be shown: it is neither a
+// secret nor a piece of text in which one may stand.
+func (p param) shows(v string) bool {
+	return !p.secret && !p.private && isPlain(v, ":/[]{} ") && !strings.Contains(v, "-----") // a key
 }
 
 // quote returns a value for an error: in quotes, or hidden where it looks like

@@ -28,6 +28,8 @@ func TestRedact(t *testing.T) {
 		{"a parameter inside another", "redis://h?client_name=a,password=pw", "redis://h?client_name=xxxxx"},
 		{"key file, where the key itself may stand", "rediss://h?tls_key=MIIE&ssl_keyfile=MIIE", "rediss://h?tls_key=xxxxx&ssl_keyfile=xxxxx"},
 		{"address and path in parameters", "redis+sentinel://s/m?fallback_primary=[::1]:1&tls_ca=/ca.pem", "redis+sentinel://s/m?fallback_primary=[::1]:1&tls_ca=/ca.pem"},
+		{"spaces and braces in parameters", "redis://h?client_name=my%20app&namespace={a}", "redis://h?client_name=my%20app&namespace={a}"},
+		{"a certificate with its key instead of their file", "rediss://h?tls_cert=-----BEGIN%20PRIVATE%20KEY-----MIIE", "rediss://h?tls_cert=xxxxx"},
 		{"fragment", "redis-sentinel://s/0#m", "redis-sentinel://s/0#m"},
 		{"odd fragment", "redis-sentinel://s/0#password=pw", "redis-sentinel://s/0#xxxxx"},
 		{"odd path", "redis://h/password=pw/1", "redis://h/xxxxx/1"},
