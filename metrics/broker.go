@@ -26,7 +26,7 @@ var queues = newTable(nil,
 		"Batches of publishes that were sent again, their answer being lost.",
 		func(s *broker.Stats) uint64 { return s.Resent }),
 	counter("redisha_broker_lost_batches_total",
-		"Batches of publishes that Redis had answered and lost, as a failover can.",
+		"Batches of publishes that Redis had answered and has no record of any more, as after a failover; at most so many held tasks that were not done.",
 		func(s *broker.Stats) uint64 { return s.LostBatches }),
 
 	counter("redisha_broker_started_total",

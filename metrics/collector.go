@@ -29,8 +29,15 @@ type collector struct{ clients *redisha.Clients }
 // Describe implements [prometheus.Collector].
 func (collector) Describe(ch chan<- *prometheus.Desc) {
 	connection.describe(ch)
+	pools.describe(ch)
+	cleaned.describe(ch)
 	ownConnection.describe(ch)
 	circuits.describe(ch)
+	switches.describe(ch)
+	follower.describe(ch)
+	replicas.describe(ch)
+	replicaPools.describe(ch)
+	replicaCleaned.describe(ch)
 	caches.describe(ch)
 	queues.describe(ch)
 	results.describe(ch)
@@ -89,11 +96,30 @@ func collectConn(ch chan<- prometheus.Metric, role redisha.Role, s *conn.Stats) 
 		return false
 	}
 	connection.collect(ch, s, string(role))
+	pools.collect(ch, &s.Pool, string(role))
 	if s.Role != "" { // redisha made the client; of others it does not know
 		ownConnection.collect(ch, s, string(role))
+		cleaned.collect(ch, &s.Pool, string(role))
+		collectTopology(ch, role, s)
 	}
 	if s.Breaker.Enabled {
 		circuits.collect(ch, &s.Breaker, string(role))
 	}
 	return true
+}
+
+// collectTopology sends what there is where the primary can change, and where
+// reads go to replicas.
+func collectTopology(ch chan<- prometheus.Metric, role redisha.Role, s *conn.Stats) {
+	if s.Primary.Followed || s.Topology == clusterTopology {
+		switches.collect(ch, &s.Primary, string(role))
+	}
+	if s.Primary.Followed {
+		follower.collect(ch, s, string(role))
+	}
+	if s.Replicas.Enabled {
+		replicas.collect(ch, s, string(role))
+		replicaPools.collect(ch, &s.Replicas.Pool, string(role))
+		replicaCleaned.collect(ch, &s.Replicas.Pool, string(role))
+	}
 }

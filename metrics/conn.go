@@ -12,44 +12,69 @@ var connection = newTable(by("role"),
 		by("topology"), func(s *conn.Stats) []sample {
 			return []sample{level(1, s.Topology)}
 		}),
-	gauges("redisha_pool_connections",
-		"Connections that are open, by what they do: idle ones wait for a command, used ones serve one.",
-		by("state"), func(s *conn.Stats) []sample {
-			used := max(s.Pool.Total-s.Pool.Idle, 0) // the two are not read at one moment
-			return []sample{level(int64(s.Pool.Idle), "idle"), level(int64(used), "used")}
-		}),
-	gauges("redisha_pool_max_connections",
-		"Connections that may be open at most. Missing where it is not known.",
-		nil, func(s *conn.Stats) []sample {
-			if s.Pool.MaxTotal == 0 {
-				return nil
-			}
-			return []sample{level(int64(s.Pool.MaxTotal))}
-		}),
-	gauge("redisha_pool_waiting_commands",
-		"Commands that wait for a connection, or for one to be made.",
-		func(s *conn.Stats) int64 { return int64(s.Pool.Waiting) }),
-	counter("redisha_pool_hits_total",
-		"Commands that found an idle connection.",
-		func(s *conn.Stats) uint64 { return s.Pool.Hits }),
-	counter("redisha_pool_misses_total",
-		"Commands that found no idle connection and had to dial.",
-		func(s *conn.Stats) uint64 { return s.Pool.Misses }),
-	counter("redisha_pool_timeouts_total",
-		"Commands that failed because no connection became free in time.",
-		func(s *conn.Stats) uint64 { return s.Pool.Timeouts }),
-	counter("redisha_pool_waits_total",
-		"Commands that got a connection after waiting, all being in use.",
-		func(s *conn.Stats) uint64 { return s.Pool.Waits }),
-	counters("redisha_pool_wait_seconds_total",
-		"Seconds that the commands of redisha_pool_waits_total waited, together.",
-		nil, func(s *conn.Stats) []sample {
-			return []sample{{value: s.Pool.Waited.Seconds()}}
-		}),
-	counter("redisha_pool_stale_connections_total",
-		"Connections closed for their age, for idleness, or because the peer was gone.",
-		func(s *conn.Stats) uint64 { return s.Pool.Stale }),
 )
+
+// Each role has a pool, and another one if it reads from replicas.
+var (
+	pools        = newPool("redisha_pool", "")
+	replicaPools = newPool("redisha_replica_pool", " to replicas")
+)
+
+// newPool is the table of a pool, whose connections lead where leading says.
+func newPool(prefix, leading string) table[conn.PoolStats] {
+	return newTable(by("role"),
+		gauges(prefix+"_connections",
+			"Connections"+leading+" that are open, by what they do: idle ones wait for a command, used ones serve one.",
+			by("state"), func(s *conn.PoolStats) []sample {
+				used := max(s.Total-s.Idle, 0) // the two are not read at one moment
+				return []sample{level(int64(s.Idle), "idle"), level(int64(used), "used")}
+			}),
+		gauges(prefix+"_max_connections",
+			"Connections"+leading+" that may be open at most. Missing where it is not known.",
+			nil, func(s *conn.PoolStats) []sample {
+				if s.MaxTotal == 0 {
+					return nil
+				}
+				return []sample{level(int64(s.MaxTotal))}
+			}),
+		gauge(prefix+"_waiting_commands",
+			"Commands that wait for a connection"+leading+", or for one to be made.",
+			func(s *conn.PoolStats) int64 { return int64(s.Waiting) }),
+		counter(prefix+"_hits_total",
+			"Commands that found an idle connection"+leading+".",
+			func(s *conn.PoolStats) uint64 { return s.Hits }),
+		counter(prefix+"_misses_total",
+			"Commands that found no idle connection"+leading+" and had to dial.",
+			func(s *conn.PoolStats) uint64 { return s.Misses }),
+		counter(prefix+"_timeouts_total",
+			"Commands that failed because no connection"+leading+" became free in time.",
+			func(s *conn.PoolStats) uint64 { return s.Timeouts }),
+		counter(prefix+"_waits_total",
+			"Commands that got a connection"+leading+" after waiting, all being in use.",
+			func(s *conn.PoolStats) uint64 { return s.Waits }),
+		counters(prefix+"_wait_seconds_total",
+			"Seconds that the commands of "+prefix+"_waits_total waited, together.",
+			nil, func(s *conn.PoolStats) []sample {
+				return []sample{{value: s.Waited.Seconds()}}
+			}),
+		counter(prefix+"_stale_connections_total",
+			"Connections"+leading+" that a command was to take and that were found closed, too old, or idle for too long.",
+			func(s *conn.PoolStats) uint64 { return s.Stale }),
+	)
+}
+
+// Connections that a cleaner closes exist in clients that redisha made.
+var (
+	cleaned        = newCleaned("redisha_pool", "")
+	replicaCleaned = newCleaned("redisha_replica_pool", " to replicas")
+)
+
+func newCleaned(prefix, leading string) table[conn.PoolStats] {
+	return newTable(by("role"),
+		counter(prefix+"_cleaned_connections_total",
+			"Connections"+leading+" closed for their idleness before a command was to take them.",
+			func(s *conn.PoolStats) uint64 { return s.Cleaned }))
+}
 
 // ownConnection is what only clients count that redisha made.
 var ownConnection = newTable(by("role"),
@@ -80,6 +105,12 @@ var ownConnection = newTable(by("role"),
 	counter("redisha_command_pipelined_total",
 		"Commands sent inside pipelines and transactions.",
 		func(s *conn.Stats) uint64 { return s.Commands.Pipelined }),
+	counter("redisha_command_repeats_total",
+		"Attempts after the first one, of commands and pipelines that may be sent again.",
+		func(s *conn.Stats) uint64 { return s.Repeats }),
+	counter("redisha_command_unknown_outcomes_total",
+		"Commands that were sent and got no reply, and must not be sent again: they may have been executed.",
+		func(s *conn.Stats) uint64 { return s.OutcomeUnknown }),
 )
 
 // circuits is the circuit breaker of a role that has one.

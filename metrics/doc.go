@@ -18,7 +18,22 @@
 //
 // The label role is cache, broker, results, locks, or cache.<name> for a named
 // cache. Clients that redisha did not make, but a role was given, show pool and
-// topology only. A breaker that is turned off shows nothing.
+// topology only. A breaker that is turned off shows nothing. The other labels:
+//
+//	state     of connections: used, idle; of the breaker: closed, half-open, open
+//	circuit   server, which refuses all commands, and writes, which refuses those that store data while the server takes none
+//	family    read, write, script, blocking, pipeline, transaction, other
+//	class     canceled, deadline     the caller's context ended
+//	          timeout                the server did not answer in time
+//	          dial, network          no connection could be made, or one broke
+//	          pool_timeout           no connection became free in time
+//	          breaker_open           refused by the breaker
+//	          auth                   NOAUTH, WRONGPASS, NOPERM
+//	          unavailable            LOADING, MASTERDOWN, CLUSTERDOWN, TRYAGAIN, BUSY, too many clients
+//	          read_only              READONLY, NOREPLICAS, MISCONF
+//	          out_of_memory          OOM
+//	          closed                 the client is closed, or its role has no endpoint
+//	          reply                  any other error that the server replied
 //
 //	redisha_connection_info                  gauge      role, topology
 //	redisha_connection_dials_total           counter    role
@@ -32,13 +47,54 @@
 //	redisha_pool_waits_total                 counter    role
 //	redisha_pool_wait_seconds_total          counter    role
 //	redisha_pool_stale_connections_total     counter    role
+//	redisha_pool_cleaned_connections_total   counter    role
 //	redisha_command_duration_seconds         histogram  family, role
 //	redisha_command_errors_total             counter    class, role
 //	redisha_command_pipelined_total          counter    role
+//	redisha_command_repeats_total            counter    role
+//	redisha_command_unknown_outcomes_total   counter    role
 //	redisha_breaker_state                    gauge      circuit, role, state
 //	redisha_breaker_trips_total              counter    circuit, role
 //	redisha_breaker_failures_total           counter    role
 //	redisha_breaker_rejected_total           counter    role
+//
+// # Primaries and replicas
+//
+// Where the primary is looked for, by Sentinels or among replicas; on Cluster
+// there is redisha_primary_switches_total alone. What redisha_resolver_ counts is
+// asked beside the commands, of servers that are Sentinels, or the primary and
+// its replicas. The mean length of an outage is
+//
+//	increase(redisha_primary_outage_seconds_total[1d]) / increase(redisha_primary_outages_total[1d])
+//
+// What begins with redisha_replica_ is there where the URL says read_from. The
+// state of servers is reachable or unreachable, that of connections used or idle.
+//
+//	redisha_primary_switches_total                 counter  role
+//	redisha_primary_down                           gauge    role
+//	redisha_primary_outages_total                  counter  role
+//	redisha_primary_outage_seconds_total           counter  role
+//	redisha_primary_waits_total                    counter  role
+//	redisha_resolver_configured_servers            gauge    role
+//	redisha_resolver_servers                       gauge    role, state
+//	redisha_resolver_answer_age_seconds            gauge    role
+//	redisha_resolver_polls_total                   counter  role
+//	redisha_resolver_poll_errors_total             counter  role
+//	redisha_resolver_conflicts_total               counter  role
+//	redisha_resolver_announcements_total           counter  role
+//	redisha_resolver_config_epoch                  gauge    role
+//	redisha_replica_servers                        gauge    role
+//	redisha_replica_fallbacks_total                counter  role
+//	redisha_replica_pool_connections               gauge    role, state
+//	redisha_replica_pool_max_connections           gauge    role
+//	redisha_replica_pool_waiting_commands          gauge    role
+//	redisha_replica_pool_hits_total                counter  role
+//	redisha_replica_pool_misses_total              counter  role
+//	redisha_replica_pool_timeouts_total            counter  role
+//	redisha_replica_pool_waits_total               counter  role
+//	redisha_replica_pool_wait_seconds_total        counter  role
+//	redisha_replica_pool_stale_connections_total   counter  role
+//	redisha_replica_pool_cleaned_connections_total counter  role
 //
 // # Caches
 //
@@ -46,6 +102,9 @@
 //
 //	sum by (role) (rate(redisha_cache_reads_total{outcome="hit"}[5m]))
 //	  / sum by (role) (rate(redisha_cache_reads_total[5m]))
+//
+// The outcome is hit, miss or absence (a cached "not there"), the operation get,
+// set or delete.
 //
 //	redisha_cache_reads_total                counter    outcome, role
 //	redisha_cache_errors_total               counter    role
@@ -70,7 +129,9 @@
 // # Broker
 //
 // What this process published and its workers did; how many tasks wait in Redis
-// is not known to it.
+// is not known to it. The outcome of a delivery is succeeded, retried, released
+// (given back by a worker that stops or has no handler for it) or dead; the operation that failed is
+// publish, fetch, settle or maintain.
 //
 //	redisha_broker_published_total           counter
 //	redisha_broker_duplicates_total          counter
@@ -94,6 +155,9 @@
 //
 // # Results
 //
+// The state is that of the stored record: pending, started, progress, retry,
+// success, failure, dead, cancelled or expired.
+//
 //	redisha_results_stored_total             counter    state
 //	redisha_results_refused_total            counter
 //	redisha_results_too_large_total          counter
@@ -105,6 +169,10 @@
 //	redisha_results_subscription_gaps_total  counter
 //
 // # Locks
+//
+// The outcome of an acquisition is acquired, not_acquired or failed, of a release
+// released or failed, of a renewal renewed or failed; the cause of a loss is
+// expired, refused or clock.
 //
 //	redisha_locks_acquisitions_total         counter    outcome
 //	redisha_locks_wait_duration_seconds      histogram

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
@@ -19,7 +20,11 @@ import (
 
 // leftOut are the fields of statistics that no metric shows, and why.
 var leftOut = map[string]string{
-	"Conn.Role": "the label role is made of the field of redisha.Clients, which also a foreign client has",
+	"Conn.Role":                        "the label role is made of the field of redisha.Clients, which also a foreign client has",
+	"Conn.Primary.Addr":                "labels hold no addresses",
+	"Conn.Primary.LastOutage":          "a scrape would miss all but the last one; redisha_primary_outage_seconds_total has their sum",
+	"Conn.Primary.Resolver.Switches":   "redisha_primary_switches_total counts them where they are acted upon",
+	"Conn.Primary.Resolver.LastSwitch": "it is when redisha_primary_switches_total grows",
 }
 
 // A snapshot renders one role's statistics.
@@ -41,13 +46,19 @@ func render(t *testing.T, s snapshot) map[string]float64 {
 // element.
 func eachLeaf(t *testing.T, path string, v reflect.Value, visit func(path string)) {
 	t.Helper()
-	switch v.Kind() {
-	case reflect.Struct:
+	when, isTime := v.Interface().(time.Time)
+	switch {
+	case isTime:
+		v.Set(reflect.ValueOf(when.Add(time.Hour)))
+		visit(path)
+		v.Set(reflect.ValueOf(when))
+		return
+	case v.Kind() == reflect.Struct:
 		for i := range v.NumField() {
 			eachLeaf(t, strings.TrimPrefix(path+"."+v.Type().Field(i).Name, "."), v.Field(i), visit)
 		}
 		return
-	case reflect.Slice, reflect.Array:
+	case v.Kind() == reflect.Slice, v.Kind() == reflect.Array:
 		require.NotZero(t, v.Len(), path)
 		eachLeaf(t, path+"[0]", v.Index(0), visit)
 		return
@@ -94,6 +105,7 @@ func TestEveryFieldOfStatisticsIsShownByItsMetric(t *testing.T) {
 	for _, c := range []*conn.Stats{&cache.Conn, &broker.Conn, &results.Conn, &locks.Conn} {
 		c.Commands.Latency = c.Commands.Latency[:1] // all are alike, and long
 	}
+	cache.Conn.Topology, cache.Conn.Primary.Followed, cache.Conn.Replicas.Enabled = sentinelTopology, true, true // has most
 	var lines []string
 	for _, role := range []struct {
 		role   redisha.Role

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
@@ -16,8 +17,10 @@ import (
 	"github.com/redisha/redisha/redisha/redishatest"
 )
 
-func TestMetricsPassTheLintOfPromtool(t *testing.T) {
-	reg := registryOf(t, open(t, redishatest.New(t)))
+func TestMetricsPassTheLintOfPromtool(t *testing.T) { synctest.Test(t, testLint) }
+
+func testLint(t *testing.T) {
+	reg := registryOf(t, openAll(t, redishatest.New(t), newGroup(t)))
 	problems, err := testutil.GatherAndLint(reg)
 	require.NoError(t, err)
 	require.Empty(t, problems)
@@ -61,9 +64,11 @@ func families(t *testing.T, text string) []*family {
 	return all
 }
 
-func TestNamesTypesAndLabelsStay(t *testing.T) {
+func TestNamesTypesAndLabelsStay(t *testing.T) { synctest.Test(t, testNames) }
+
+func testNames(t *testing.T) {
 	var lines []string
-	for _, f := range families(t, scrapeText(t, registryOf(t, open(t, redishatest.New(t))))) {
+	for _, f := range families(t, scrapeText(t, registryOf(t, openAll(t, redishatest.New(t), newGroup(t))))) {
 		line := f.name + " " + f.kind
 		for _, name := range f.labels {
 			line += " " + name + "=" + strings.Join(f.values[name], ",")
@@ -76,10 +81,12 @@ func TestNamesTypesAndLabelsStay(t *testing.T) {
 // row is a line of the table in the package comment: name, type, labels.
 var row = regexp.MustCompile(`(?m)^//\t(redisha_\w+) +(\w+) *([\w, ]*)$`)
 
-func TestThePackageCommentListsEveryMetric(t *testing.T) {
+func TestThePackageCommentListsEveryMetric(t *testing.T) { synctest.Test(t, testPackageComment) }
+
+func testPackageComment(t *testing.T) {
 	type entry struct{ name, kind, labels string }
 	var want, got []entry
-	for _, f := range families(t, scrapeText(t, registryOf(t, open(t, redishatest.New(t))))) {
+	for _, f := range families(t, scrapeText(t, registryOf(t, openAll(t, redishatest.New(t), newGroup(t))))) {
 		want = append(want, entry{f.name, f.kind, strings.Join(f.labels, ", ")})
 	}
 	text, err := os.ReadFile("doc.go")

@@ -99,6 +99,13 @@ type Endpoint struct {
 	// goroutines at once.
 	Credentials func(context.Context) (user, password string, err error)
 
+	// SentinelCredentials is the same for connections to Sentinels.
+	SentinelCredentials func(context.Context) (user, password string, err error)
+
+	// MapAddr, if set, translates the host:port that a Sentinel or a Cluster node
+	// announces into the one to dial, for servers behind a NAT.
+	MapAddr func(addr string) string
+
 	// Dialer makes the network connections, TLS excepted: through a tunnel, or
 	// to a server inside a test. Defaults to a net.Dialer with keep-alive.
 	Dialer func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -126,6 +133,8 @@ type origin struct {
 	url       URL
 	endpoints []endpoint.Endpoint
 	shared    bool // not the role's own variable: parameters may be meant for other roles
+
+	reread func() (logins, error) // nil where no file is involved
 }
 
 // Pool bounds the connections of one role to one server. Zero fields have the
@@ -145,9 +154,9 @@ type Pool struct {
 	// Defaults to 2s. Parameter pool_timeout.
 	MaxWait time.Duration
 
-	// IdleTimeout is how long a connection may stay unused before it is closed
-	// instead of used again. Defaults to 60s; negative means no limit.
-	// Parameter conn_max_idle_time.
+	// IdleTimeout is how long a connection may stay unused: it is not used again
+	// then, and closed within 20s, but for MinIdle. Defaults to 60s; negative
+	// means no limit. Parameter conn_max_idle_time.
 	IdleTimeout time.Duration
 
 	// MaxLifetime is how old a connection may get before it is closed instead of

@@ -16,13 +16,20 @@ import (
 
 // FromEnv returns the configuration that the environment describes. Variables
 // that are empty count as unset; each may be replaced by one with the suffix
-// _FILE that names a file which holds the value.
+// _FILE that names a file which holds the value; a URL in a file has its scheme
+// or at least its port, so that a password there is not taken for a host.
 //
 //	role     variable             else, in this order
 //	cache    REDISHA_CACHE_URL    CACHE_DEFAULT, REDIS_URL
 //	broker   REDISHA_BROKER_URL   CELERY_BROKER_URL, REDIS_URL
 //	results  REDISHA_RESULTS_URL  CELERY_RESULT_BACKEND, REDIS_URL
 //	locks    REDISHA_LOCKS_URL    CELERY_ONCE_REDIS_URL, then the broker's
+//
+// What a file says of users and passwords is read again at each new connection:
+// let the server take the new password beside the old one, replace the file, and
+// take the old password away; nothing has to be restarted. A file that cannot be
+// read, or that is half-written, changes nothing. Everything else in it counts at
+// the start alone.
 //
 // A named cache comes from REDISHA_CACHE_<NAME>_URL, else CACHE_<NAME>. Where a
 // URL leads to Sentinels, REDISHA_<ROLE>_SENTINEL_MASTER, _USERNAME and
@@ -109,7 +116,7 @@ func fromEnv(lookup func(string) (string, bool), roles []Role, optional bool, pr
 			problems.add(err)
 			continue
 		}
-		ep, reason, err := resolver{lookup}.resolve(r)
+		ep, reason, err := newResolver(lookup).resolve(r)
 		switch {
 		case err != nil:
 			problems.add(err)
@@ -162,15 +169,30 @@ func lineByLine(err error) []error {
 
 func (l *lines) err() error { return errors.Join(l.errs...) }
 
+// A resolver finds the endpoint of one role.
 type resolver struct {
 	lookup func(string) (string, bool)
+	seen   map[string]string // what lookup said
+	files  int               // values that came from files
+}
+
+func newResolver(lookup func(string) (string, bool)) *resolver {
+	v := &resolver{seen: map[string]string{}}
+	v.lookup = func(variable string) (string, bool) {
+		value, ok := lookup(variable)
+		if ok {
+			v.seen[variable] = value
+		}
+		return value, ok
+	}
+	return v
 }
 
 // resolve returns the endpoint of r, or the reason why it has none, or the
 // problems of what is set.
-func (v resolver) resolve(r Role) (ep Endpoint, reason, err error) {
+func (v *resolver) resolve(r Role) (ep Endpoint, reason, err error) {
 	for _, src := range r.sources() {
-		value, variable, err := v.value(src.variable)
+		value, variable, err := v.url(src.variable)
 		switch {
 		case err != nil:
 			return Endpoint{}, nil, err
@@ -180,10 +202,7 @@ func (v resolver) resolve(r Role) (ep Endpoint, reason, err error) {
 		if scheme, ok := endpoint.ForeignScheme(value); ok && src.fallback {
 			return Endpoint{}, r.errForeign(variable, scheme), nil
 		}
-		parsed, err := r.parse(value)
-		if err == nil {
-			parsed, err = v.complete(parsed, src, variable)
-		}
+		parsed, err := v.endpoints(r, src, value, variable)
 		if err != nil {
 			return Endpoint{}, nil, inVariable(variable, value, err)
 		}
@@ -193,15 +212,55 @@ func (v resolver) resolve(r Role) (ep Endpoint, reason, err error) {
 			}
 			return Endpoint{}, nil, inVariable(variable, value, err)
 		}
-		found := origin{variable, URL(value), parsed, src.fallback || src.owner != r}
+		found := origin{variable: variable, url: URL(value), endpoints: parsed, shared: src.fallback || src.owner != r}
+		if v.files > 0 {
+			found.reread = v.reread(r, src)
+		}
 		return Endpoint{URL: found.url, from: func() origin { return found }}, nil, nil
 	}
 	return Endpoint{}, r.errNotSet(), nil
 }
 
+// endpoints parses the URL that a variable held, and completes it.
+func (v *resolver) endpoints(r Role, src source, value, variable string) ([]endpoint.Endpoint, error) {
+	parsed, err := r.parse(value)
+	if err != nil {
+		return nil, err
+	}
+	return v.complete(parsed, src, variable)
+}
+
+// url is value for a variable that holds a URL. A file must hold one that shows
+// itself to be one: any other text may be a password, which would be looked up as
+// a host, and shown.
+func (v *resolver) url(variable string) (value, from string, err error) {
+	value, from, err = v.value(variable)
+	if err != nil || from == variable || hasAddress(value) {
+		return value, from, err
+	}
+	if _, ok := endpoint.ForeignScheme(value); ok {
+		return value, from, nil
+	}
+	path, _ := v.lookup(from)
+	return "", "", fmt.Errorf("%s is %s, which holds neither a URL nor host:port (not shown, since it may be a password): write redis://user:password@host:6379/0 into that file", from, shownPath(path))
+}
+
+// hasAddress reports whether value has a scheme, or a port behind its first host.
+func hasAddress(value string) bool {
+	if strings.Contains(value, "://") {
+		return true
+	}
+	if end := strings.IndexAny(value, ",;/?#"); end >= 0 {
+		value = value[:end]
+	}
+	colon := strings.LastIndexByte(value, ':')
+	_, err := strconv.ParseUint(value[colon+1:], 10, 16)
+	return colon > 0 && err == nil
+}
+
 // value returns what a variable holds, or the file that its _FILE twin names,
 // and which of the two it was.
-func (v resolver) value(variable string) (value, from string, err error) {
+func (v *resolver) value(variable string) (value, from string, err error) {
 	value, _ = v.lookup(variable)
 	path, _ := v.lookup(variable + fileSuffix)
 	switch {
@@ -222,6 +281,7 @@ func (v resolver) value(variable string) (value, from string, err error) {
 	if value = strings.TrimSpace(string(content)); value == "" {
 		return "", "", fmt.Errorf("%s is %s, which is empty: write the value into that file", variable, shownPath(path))
 	}
+	v.files++
 	return value, variable, nil
 }
 
@@ -236,7 +296,7 @@ func shownPath(path string) string {
 
 // complete adds to endpoints behind Sentinels what their URL leaves to other
 // variables.
-func (v resolver) complete(eps []endpoint.Endpoint, src source, variable string) ([]endpoint.Endpoint, error) {
+func (v *resolver) complete(eps []endpoint.Endpoint, src source, variable string) ([]endpoint.Endpoint, error) {
 	ep := &eps[0]
 	if ep.Topology != endpoint.Sentinel {
 		return eps, ep.Validate()

@@ -236,6 +236,32 @@ func TestAFileMayHoldTheValue(t *testing.T) {
 	}
 }
 
+func TestAPasswordInTheFileOfAURLIsNotTakenForAHost(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	for _, password := range []string{
+		"sentpw", "sent.pw", "sentpw/7", "sent/pw", "sentpw:x", ":sentpw", ":637", "sentpw?x", "sentpw#x", "sent,pw:1", "sent pw", "sentpw:70000", "sentpw;redis:1", "s%ntpw@",
+	} {
+		require.NoError(t, os.WriteFile(path, []byte(password+"\n"), 0o600))
+		for _, r := range append(all(), NamedCache("axes")) {
+			variable := r.variable() + "_FILE"
+			_, err := FromLookup(env{variable: path}.lookup, r)
+			require.EqualError(t, err, "redisha: "+variable+" is \""+path+"\", which holds neither a URL nor host:port (not shown, since it may be a password): write redis://user:password@host:6379/0 into that file", "%q", password)
+		}
+		_, err := FromLookup(env{"REDIS_URL_FILE": path}.lookup)
+		require.ErrorContains(t, err, "REDIS_URL_FILE is \""+path+"\"")
+	}
+	for _, url := range []string{"redis://h", "h:6379", "h:6379/5", "h:6379?pool_size=3", "[::1]:6379", "sentinel://s/m;sentinel://t"} {
+		require.NoError(t, os.WriteFile(path, []byte(url+"\n"), 0o600))
+		_, err := FromLookup(env{"REDISHA_CACHE_URL_FILE": path}.lookup, Cache)
+		require.NoError(t, err, "%q", url)
+		_, err = FromLookup(env{"REDISHA_CACHE_URL": "h"}.lookup, Cache)
+		require.NoError(t, err, "a variable may hold a host alone")
+	}
+	require.NoError(t, os.WriteFile(path, []byte("rpc"), 0o600))
+	_, err := FromLookup(env{"CELERY_RESULT_BACKEND_FILE": path}.lookup)
+	require.NoError(t, err, "another system's word")
+}
+
 func TestASentinelVariableMustNotContradictTheURL(t *testing.T) {
 	vars := env{"REDISHA_BROKER_URL": "redis+sentinel://s1/one?sentinel_password=a", "REDISHA_BROKER_SENTINEL_MASTER": "one"}
 	cfg, err := FromLookup(vars.lookup, Broker)

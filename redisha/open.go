@@ -146,7 +146,7 @@ func (c *Clients) connect(ctx context.Context, cfg Config) error {
 			continue
 		}
 		err = fmt.Errorf("open %s: %s%w", r, cfg.of(r).variable(), err)
-		if _, named := r.cacheName(); named || r == Cache {
+		if r.isCache() {
 			c.log.WarnContext(ctx, "cache cannot be reached, and is not needed to start", "role", string(r), "err", err)
 			continue
 		}
@@ -272,17 +272,27 @@ func (c Config) client(r Role) (endpoint.Endpoint, *conn.Client, error) {
 	if err != nil {
 		return endpoint.Endpoint{}, nil, fmt.Errorf("open %s: %s%w", r, ep.variable(), err)
 	}
+	found, _ := ep.found()
+	if err := r.onlyPrimary(&eps[0], found.shared); err != nil {
+		return endpoint.Endpoint{}, nil, fmt.Errorf("open %s: %s%w", r, ep.variable(), err)
+	}
+	data, sentinels := ep.logins(r, eps[0], c.Logger)
 	rdb, err := conn.New(conn.Config{
 		Role:        string(r),
 		Application: c.Application,
 		Endpoint:    eps[0],
+		FailFast:    r.isCache(),
+		MapAddr:     ep.MapAddr,
 		TLS:         ep.TLS,
 		SentinelTLS: ep.SentinelTLS,
-		Credentials: ep.Credentials,
-		Dialer:      ep.Dialer,
-		Pool:        conn.Pool(ep.Pool),
-		Breaker:     ep.Breaker,
-		Logger:      c.Logger,
+		Credentials: data,
+
+		SentinelCredentials: sentinels,
+
+		Dialer:  ep.Dialer,
+		Pool:    conn.Pool(ep.Pool),
+		Breaker: ep.Breaker,
+		Logger:  c.Logger,
 	})
 	if err != nil {
 		return endpoint.Endpoint{}, nil, eachLine("open "+string(r)+": "+ep.variable(), err)

@@ -145,17 +145,7 @@ func TestLocksClosedBySentinelsSayWhichVariableToSet(t *testing.T) {
 	require.ErrorContains(t, err, "set REDISHA_LOCKS_URL")
 }
 
-func TestTopologiesOfTheNextVersionAreRefusedPlainly(t *testing.T) {
-	for url, want := range map[string]string{
-		"redis+sentinel://s1,s2/m": "sentinel endpoints are understood, but this version cannot open one yet",
-		"redis+replica://h1,h2":    "replicated endpoints are understood, but this version cannot open one yet",
-		"redis+cluster://h1,h2":    "cluster endpoints are understood, but this version cannot open one yet",
-		"redis://h1?proxy=envoy":   "proxy=envoy is understood, but this version cannot open it yet",
-	} {
-		_, err := redisha.Open(t.Context(), redisha.Config{Results: redisha.ResultsConfig{Endpoint: at(url)}})
-		require.ErrorContains(t, err, want)
-		require.ErrorContains(t, err, "open results")
-	}
+func TestAQuorumIsRefusedPlainly(t *testing.T) {
 	_, err := redisha.Open(t.Context(), redisha.Config{Locks: redisha.LocksConfig{Endpoint: at("redis://a;redis://b;redis://c")}})
 	require.ErrorContains(t, err, "a quorum of 3 servers is understood")
 }

@@ -33,6 +33,13 @@ func (r Role) cacheName() (string, bool) {
 	return strings.CutPrefix(string(r), string(cachePrefix))
 }
 
+// isCache reports whether the role is the cache or a named one, which does without
+// Redis rather than wait for it.
+func (r Role) isCache() bool {
+	_, named := r.cacheName()
+	return named || r == Cache
+}
+
 func (r Role) validate() error {
 	switch r {
 	case Cache, Broker, Results, Locks:
@@ -112,6 +119,19 @@ func (r Role) refuses(eps []endpoint.Endpoint) error {
 	return nil
 }
 
+// onlyPrimary refuses read_from for a role that must read what was written, or
+// drops it where the URL serves other roles as well.
+func (r Role) onlyPrimary(ep *endpoint.Endpoint, shared bool) error {
+	switch {
+	case r.isCache() || ep.ReadFrom == "" || ep.ReadFrom == endpoint.ReadPrimary:
+	case shared:
+		ep.ReadFrom = ""
+	default:
+		return fmt.Errorf("read_from=%s: %s reads from the primary alone, since a replica may not have yet what was written: leave it out", ep.ReadFrom, r)
+	}
+	return nil
+}
+
 // errNotSet is why a role stays closed that nothing configures.
 func (r Role) errNotSet() error {
 	return fmt.Errorf("%w: %s: set %s", ErrNotConfigured, r, r.variable())
@@ -134,6 +154,10 @@ var (
 
 	// ErrClosed is returned by every call after Close. It is redis.ErrClosed.
 	ErrClosed = conn.ErrClosed
+
+	// ErrOutcomeUnknown is in the error of a call whose command was sent and got
+	// no reply, and that must not be sent twice: it may have been executed.
+	ErrOutcomeUnknown = conn.ErrOutcomeUnknown
 
 	errNilContext = errors.New("nil context: pass context.Background() or the program's")
 )

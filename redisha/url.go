@@ -9,8 +9,7 @@ import (
 )
 
 // A URL says where a role's Redis is, such as redis://user:password@host:6379/0.
-// The package's README lists every form: standalone, replicated, Sentinel,
-// Cluster, sockets and proxies.
+// The package comment lists the forms and the parameters.
 //
 // However it is printed, logged or marshalled, its passwords show as xxxxx; a
 // conversion to string gives them. Fmt cannot hide them inside an unexported

@@ -12,8 +12,12 @@
 // bubble's clock, and an hour passes in milliseconds, or, beside a worker that
 // waits for tasks, in seconds. Make the server inside the bubble.
 //
-// The server knows no persistence, replication, eviction or memory limit, and
-// not every command; what depends on those needs a real one.
+// [NewSentinels] makes a whole deployment: a primary, two replicas, and three
+// Sentinels. Both kinds of servers can be made to fail: see the methods of
+// [Server].
+//
+// The servers know no persistence and no eviction, and not every command; what
+// depends on those needs a real one.
 package redishatest
 
 import (
@@ -30,8 +34,9 @@ import (
 
 // A Server is an in-memory Redis server. Its methods are safe for concurrent use.
 type Server struct {
-	srv *testserver.Server
-	url redisha.URL
+	srv     *testserver.Server
+	url     redisha.URL
+	changed func() // called after it was stopped or restarted; may be nil
 }
 
 // New starts a server that is closed when the test ends. It listens on no port.
@@ -65,29 +70,39 @@ func (s *Server) URL() redisha.URL { return s.url }
 // Config configures all four roles on the server, each in a database of its
 // own, and reaches it through memory.
 func (s *Server) Config() redisha.Config {
-	at := func(db int) redisha.Endpoint {
-		return redisha.Endpoint{
-			URL:    redisha.URL(fmt.Sprintf("%s/%d", s.url, db)),
-			Dialer: s.srv.Dial,
-			// More than a test has goroutines: go-redis shares the timers of those
-			// who wait for a connection, which breaks in a second bubble.
-			Pool: redisha.Pool{MaxTotal: 4096},
-		}
+	return config(func(db int) redisha.Endpoint {
+		return redisha.Endpoint{URL: redisha.URL(fmt.Sprintf("%s/%d", s.url, db)), Dialer: s.srv.Dial}
+	})
+}
+
+// config configures the roles on databases 0 to 3.
+func config(at func(db int) redisha.Endpoint) redisha.Config {
+	of := func(db int) redisha.Endpoint {
+		ep := at(db)
+		// More than a test has goroutines: go-redis shares the timers of those
+		// who wait for a connection, which breaks in a second bubble.
+		ep.Pool.MaxTotal = 4096
+		return ep
 	}
 	return redisha.Config{
 		Application: "test",
 		Logger:      slog.New(slog.DiscardHandler),
-		Cache:       redisha.CacheConfig{Endpoint: at(0)},
-		Broker:      redisha.BrokerConfig{Endpoint: at(1)},
-		Results:     redisha.ResultsConfig{Endpoint: at(2)},
-		Locks:       redisha.LocksConfig{Endpoint: at(3)},
+		Cache:       redisha.CacheConfig{Endpoint: of(0)},
+		Broker:      redisha.BrokerConfig{Endpoint: of(1)},
+		Results:     redisha.ResultsConfig{Endpoint: of(2)},
+		Locks:       redisha.LocksConfig{Endpoint: of(3)},
 	}
 }
 
 // Open opens all four roles on the server and closes them when the test ends.
 func (s *Server) Open(tb testing.TB) *redisha.Clients {
 	tb.Helper()
-	clients, err := redisha.Open(context.Background(), s.Config())
+	return open(tb, s.Config())
+}
+
+func open(tb testing.TB, cfg redisha.Config) *redisha.Clients {
+	tb.Helper()
+	clients, err := redisha.Open(context.Background(), cfg)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -109,14 +124,3 @@ func (s *Server) Client(tb testing.TB, db int) *redis.Client {
 	tb.Cleanup(func() { _ = rdb.Close() })
 	return rdb
 }
-
-// Stop cuts all connections and refuses new ones until Restart: the server is
-// down. What it holds stays.
-func (s *Server) Stop() { s.srv.Stop() }
-
-// Restart lets the server serve again after Stop.
-func (s *Server) Restart() error { return s.srv.Restart() }
-
-// SetError lets every command fail with an error reply, for example "LOADING
-// Redis is loading the dataset in memory". The empty message ends that.
-func (s *Server) SetError(message string) { s.srv.SetError(message) }

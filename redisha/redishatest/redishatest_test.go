@@ -2,7 +2,6 @@ package redishatest_test
 
 import (
 	"context"
-	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -89,22 +88,4 @@ func TestAServerOutsideOfTestsListens(t *testing.T) {
 	srv.Close()
 	_, err = redisha.Open(t.Context(), redisha.Config{Locks: redisha.LocksConfig{Endpoint: redisha.Endpoint{URL: srv.URL()}}})
 	require.Error(t, err)
-}
-
-func Example() {
-	srv, err := redishatest.Start() // in a test: redishatest.New(t)
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer srv.Close()
-	clients, err := redisha.Open(context.Background(), srv.Config())
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer clients.Close()
-	lease, err := clients.Locks.TryAcquire(context.Background(), "report")
-	fmt.Println(lease.Key(), err)
-	// Output: report <nil>
 }
