@@ -10,6 +10,7 @@ replace github.com/redisha/redisha => ../..
 
 require (
 	github.com/redis/go-redis/v9 v9.23.0
+	github.com/redis/rueidis v1.0.79
 	github.com/redisha/redisha v0.0.0-00010101000000-000000000000
 	github.com/stretchr/testify v1.12.1
 	pgregory.net/rapid v1.3.0

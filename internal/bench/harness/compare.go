@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"runtime/pprof"
 	"slices"
 	"time"
@@ -55,6 +56,9 @@ type Comparison struct {
 
 	// Cold leaves out the round that is run beforehand and not counted.
 	Cold bool
+
+	// Whole says that a turn takes as long as it takes, whatever Slice is.
+	Whole bool
 }
 
 func (c Comparison) withDefaults(quick bool) Comparison {
@@ -68,6 +72,17 @@ func (c Comparison) withDefaults(quick bool) Comparison {
 	for i, t := range c.Targets {
 		c.Targets[i].Quantity = cmp.Or(t.Quantity, c.Quantity)
 	}
+	return c
+}
+
+// among leaves those contenders whose names match, and the targets that need no
+// other.
+func (c Comparison) among(who *regexp.Regexp) Comparison {
+	c.Contenders = slices.DeleteFunc(slices.Clone(c.Contenders), func(d Contender) bool { return !who.MatchString(d.Name) })
+	if !c.has(c.Baseline) {
+		c.Baseline = ""
+	}
+	c.Targets = slices.DeleteFunc(c.Targets, func(t Target) bool { return t.validate(c) != nil })
 	return c
 }
 
@@ -128,6 +143,12 @@ func (s *Suite) Compare(ctx context.Context, c Comparison) error {
 		return fmt.Errorf("harness: compare %q: %w", c.Work, err)
 	}
 	c = c.withDefaults(s.Quick)
+	if s.rounds > 0 {
+		c.Rounds = s.rounds
+	}
+	if s.who != nil {
+		c = c.among(s.who)
+	}
 	taken, err := s.measure(ctx, c)
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.Work, err)

@@ -3,6 +3,7 @@ package harness
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math"
@@ -255,4 +256,54 @@ func TestAWrongComparisonIsRefused(t *testing.T) {
 	}
 	var none context.Context
 	require.ErrorContains(t, suite().Compare(none, Comparison{}), "nil context")
+}
+
+func TestRoundsAndContendersMayBeChosenByFlags(t *testing.T) {
+	var turns []string
+	run := func(name string) Contender {
+		return Contender{Name: name, Run: func(_ context.Context, b *B) error {
+			turns = append(turns, name)
+			b.Record(TimePerOp, 2)
+			return nil
+		}}
+	}
+	chosen := Topic{Name: "topic", Run: func(ctx context.Context, s *Suite) error {
+		require.Equal(t, s.only == nil, s.Wants("GET"))
+		return s.Compare(ctx, Comparison{
+			Work: "SET", Contenders: []Contender{run("peer"), run("ours")}, Baseline: "peer", Cold: true, Whole: true,
+			Targets: []Target{{Contender: "ours", Limit: AtMost(1, Worst)}, {Contender: "ours", Limit: AtMost(1, Ratio)}},
+		})
+	}}
+	code, stdout, _ := start(t, chosen, "-rounds", "2", "-contender", "ours", "-only", "SET")
+	require.Equal(t, exitMet, code, "it proves nothing")
+	require.Equal(t, []string{"ours", "ours"}, turns)
+	require.Contains(t, stdout, "; 2 rounds.\n")
+	require.Contains(t, stdout, "Targets: 0 of 1 met, 1 **missed**. A quick run")
+
+	code, _, _ = start(t, chosen, "-rounds", "6", "-contender", "ours")
+	require.Equal(t, exitMet, code, "it proves nothing either")
+
+	turns = nil
+	code, stdout, _ = start(t, chosen, "-rounds", "6")
+	require.Equal(t, exitMissed, code)
+	require.Len(t, turns, 12)
+	require.Contains(t, stdout, "Targets: 1 of 2 met, 1 **missed**.\n")
+}
+
+func TestATopicMayHaveFlagsAndALimitOfItsOwn(t *testing.T) {
+	var told string
+	own := Topic{
+		Name:       "topic",
+		QuickLimit: 10 * time.Millisecond,
+		Flags:      func(flags *flag.FlagSet) { flags.StringVar(&told, "tell", "", "") },
+		Run: func(ctx context.Context, s *Suite) error {
+			s.Note("told %s", told)
+			<-ctx.Done()
+			return context.Cause(ctx)
+		},
+	}
+	code, stdout, stderr := start(t, own, "-quick", "-tell", "it")
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, stderr, "topic: told it\n")
+	require.Contains(t, stdout, "a quick run takes at most 10ms")
 }

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// processCPU returns the CPU time that this process has used, user and system
+// ProcessCPU returns the CPU time that this process has used, user and system
 // (getrusage(2)).
-func processCPU() (used time.Duration, ok bool) {
+func ProcessCPU() (used time.Duration, ok bool) {
 	var u syscall.Rusage
 	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
 		return 0, false

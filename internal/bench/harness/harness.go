@@ -13,13 +13,14 @@
 //     versions, the command and all sides' settings; progress to standard error.
 //   - -quick is a smoke run: a tenth of the rounds, 50 s at most. It prints verdicts
 //     and does not fail because of them, since a short run on a busy machine
-//     proves nothing. -only and -cpuprofile help to look into one row: the profile
-//     is labelled, as in go tool pprof -tagfocus=contender=cache.
+//     proves nothing. -only, -contender, -rounds and -cpuprofile help to look into
+//     one row: the profile is labelled, as in go tool pprof -tagfocus=contender=cache.
 //   - The exit code is 0 if all targets were met, 1 if one was missed, 2 if the run
 //     itself failed; then the rows that were complete are printed all the same.
 package harness
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -57,6 +58,12 @@ type Topic struct {
 	// Peers are modules whose versions the report names beside go-redis'.
 	Peers []string
 
+	// QuickLimit is how long a quick run may take. Defaults to 50s.
+	QuickLimit time.Duration
+
+	// Flags adds flags of the topic's own. Optional.
+	Flags func(*flag.FlagSet)
+
 	// Run starts the servers and compares.
 	Run func(ctx context.Context, s *Suite) error
 }
@@ -77,6 +84,8 @@ type Suite struct {
 	Quick bool
 
 	only    *regexp.Regexp
+	who     *regexp.Regexp
+	rounds  int // instead of the comparisons' own; 0: those
 	report  report
 	cleanup []func() error
 
@@ -95,8 +104,9 @@ func Run(ctx context.Context, t Topic, args []string, stdout, stderr io.Writer) 
 		return exitFailed // parse has printed it
 	}
 	if s.Quick {
+		limit := cmp.Or(t.QuickLimit, quickLimit)
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, quickLimit, fmt.Errorf("a quick run takes at most %s: give it less to do", quickLimit))
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, fmt.Errorf("a quick run takes at most %s: give it less to do", limit))
 		defer cancel()
 	}
 	err = profiled(profile, func() error { return s.run(ctx) })
@@ -108,7 +118,7 @@ func Run(ctx context.Context, t Topic, args []string, stdout, stderr io.Writer) 
 	case err != nil:
 		fmt.Fprintf(stderr, "%s: %v\n", t.Name, err)
 		return exitFailed
-	case s.report.missed() > 0 && !s.Quick:
+	case s.report.missed() > 0 && !s.report.quick:
 		return exitMissed
 	}
 	return exitMet
@@ -118,12 +128,20 @@ func parse(t Topic, args []string, stderr io.Writer) (s *Suite, profile string, 
 	s = &Suite{stderr: stderr}
 	flags := flag.NewFlagSet(t.Name, flag.ContinueOnError)
 	flags.SetOutput(stderr)
-	flags.BoolVar(&s.Quick, "quick", false, fmt.Sprintf("smoke run of at most %s; missed targets do not fail it", quickLimit))
+	flags.BoolVar(&s.Quick, "quick", false, fmt.Sprintf("smoke run of at most %s; missed targets do not fail it", cmp.Or(t.QuickLimit, quickLimit)))
 	flags.Func("only", "run only the work that matches this regular `expression`", func(v string) error {
 		s.only, err = regexp.Compile(v)
 		return err
 	})
+	flags.Func("contender", "run only the contenders that match this regular `expression`", func(v string) error {
+		s.who, err = regexp.Compile(v)
+		return err
+	})
+	flags.IntVar(&s.rounds, "rounds", 0, fmt.Sprintf("take this `number` of rounds for all work; below %d, missed targets do not fail the run", minRounds))
 	flags.StringVar(&profile, "cpuprofile", "", "write a CPU profile to this `file`, labelled with work and contender")
+	if t.Flags != nil {
+		t.Flags(flags)
+	}
 	if err := flags.Parse(args); err != nil {
 		return nil, "", err
 	}
@@ -138,7 +156,7 @@ func parse(t Topic, args []string, stderr io.Writer) (s *Suite, profile string, 
 		machine:  machine(),
 		versions: []string{runtime.Version(), "go-redis " + moduleVersion("github.com/redis/go-redis/v9")},
 		began:    time.Now(),
-		quick:    s.Quick,
+		quick:    s.Quick || s.rounds > 0 && s.rounds < minRounds || s.who != nil,
 	}
 	for _, peer := range t.Peers {
 		s.report.versions = append(s.report.versions, peer+" "+moduleVersion(peer))
@@ -173,10 +191,26 @@ func (s *Suite) Server(ctx context.Context, cfg redistest.Config) (*redistest.Se
 		return nil, err
 	}
 	s.Defer(server.Stop)
+	s.Uses(server)
+	return server, nil
+}
+
+// Uses names the version of a server in the report.
+func (s *Suite) Uses(server *redistest.Server) {
 	if v := "Redis " + server.Version(); !slices.Contains(s.report.versions, v) {
 		s.report.versions = append(s.report.versions, v)
 	}
-	return server, nil
+}
+
+// Wants reports whether the flag -only leaves any of these works, so that a topic
+// need not set up what nobody uses.
+func (s *Suite) Wants(works ...string) bool {
+	return s.only == nil || slices.ContainsFunc(works, s.only.MatchString)
+}
+
+// Note prints a line to standard error, for who looks into a run.
+func (s *Suite) Note(format string, args ...any) {
+	fmt.Fprintf(s.stderr, "%s: %s\n", s.report.topic.Name, fmt.Sprintf(format, args...))
 }
 
 // Setting adds a line to the report: how a side was set up, or what else a

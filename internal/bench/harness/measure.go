@@ -71,14 +71,14 @@ func (b *B) Measure(ctx context.Context, load Load, op func(ctx context.Context,
 	runtime.GC()
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	cpuBefore, cpuKnown := processCPU()
+	cpuBefore, cpuKnown := ProcessCPU()
 
 	elapsed, err := m.run(ctx, b.slice)
 	if err != nil {
 		return err
 	}
 
-	cpuAfter, _ := processCPU()
+	cpuAfter, _ := ProcessCPU()
 	runtime.ReadMemStats(&after)
 	serverAfter, err := serverCPU(ctx, load.Servers)
 	if err != nil {

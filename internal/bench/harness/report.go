@@ -28,6 +28,9 @@ type report struct {
 // counted takes down how long a comparison ran, once for all that are alike.
 func (r *report) counted(c Comparison) {
 	rounds := fmt.Sprintf("%d rounds with turns of %s", c.Rounds, c.Slice)
+	if c.Whole {
+		rounds = fmt.Sprintf("%d rounds", c.Rounds)
+	}
 	if !slices.Contains(r.rounds, rounds) {
 		r.rounds = append(r.rounds, rounds)
 	}
