@@ -4,31 +4,38 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
-
-	"github.com/bsm/redislock"
 )
 
 // A request is one call that wants a lease.
 type request struct {
 	options
-	key   string
-	keys  keys
-	token string
+	locks  []string // as they were given, the first first
+	keys   keys
+	token  string
+	entry  string // in the queue; "" unless it may have a place there
+	drop   bool   // the entry may be in the queue when the lease is obtained
+	counts *classCounts
 }
+
+// key names the request in errors and logs.
+func (r *request) key() string { return r.locks[0] }
 
 // request checks a call's arguments and admits it; leave must follow if it
 // returns no error.
-func (c *Client) request(ctx context.Context, key string, opts []Option) (request, error) {
-	r := request{key: key}
+func (c *Client) request(ctx context.Context, key string, opts []Option) (*request, error) {
+	r := &request{counts: c.counts.class(c.cfg.Class)}
 	var err error
-	if ctx == nil {
-		return r, errNilContext
-	}
 	if r.options, err = c.cfg.options(opts); err != nil {
 		return r, err
 	}
-	if r.keys, err = c.cfg.keys(key); err != nil {
+	r.counts = c.counts.class(r.class)
+	if ctx == nil {
+		return r, errNilContext
+	}
+	r.locks = distinct(append([]string{key}, r.also...))
+	if r.keys, err = c.cfg.keys(r.locks...); err != nil {
 		return r, err
 	}
 	if err := c.enter(); err != nil {
@@ -36,6 +43,18 @@ func (c *Client) request(ctx context.Context, key string, opts []Option) (reques
 	}
 	r.token = newToken()
 	return r, nil
+}
+
+// distinct removes what is there twice. It keeps the order, which matters to
+// nobody: all locks of an acquisition are taken at once.
+func distinct(keys []string) []string {
+	var once []string
+	for _, key := range keys {
+		if !slices.Contains(once, key) {
+			once = append(once, key)
+		}
+	}
+	return once
 }
 
 // TryAcquire acquires the lease on key, or returns [ErrNotAcquired] if another
@@ -47,11 +66,11 @@ func (c *Client) request(ctx context.Context, key string, opts []Option) (reques
 func (c *Client) TryAcquire(ctx context.Context, key string, opts ...Option) (*Lease, error) {
 	r, err := c.request(ctx, key, opts)
 	if err != nil {
-		return nil, c.outcome(key, err)
+		return nil, r.outcome(key, err)
 	}
 	defer c.leave()
 	lease, _, err := c.try(ctx, ctx, r)
-	return lease, c.outcome(key, err)
+	return lease, r.outcome(key, err)
 }
 
 // Acquire is TryAcquire, but waits while another holds the key: until ctx ends,
@@ -60,27 +79,27 @@ func (c *Client) TryAcquire(ctx context.Context, key string, opts ...Option) (*L
 func (c *Client) Acquire(ctx context.Context, key string, opts ...Option) (*Lease, error) {
 	r, err := c.request(ctx, key, opts)
 	if err != nil {
-		return nil, c.outcome(key, err)
+		return nil, r.outcome(key, err)
 	}
 	defer c.leave()
 	start := time.Now()
 	lease, err := c.acquire(ctx, r)
 	if err == nil {
-		c.counts.wait.Observe(time.Since(start))
+		r.counts.wait.Observe(time.Since(start))
 	}
-	return lease, c.outcome(key, err)
+	return lease, r.outcome(key, err)
 }
 
 // outcome counts how a call ended and names the call in its error.
-func (c *Client) outcome(key string, err error) error {
+func (r *request) outcome(key string, err error) error {
 	switch {
 	case err == nil:
-		c.counts.acquired.Inc()
+		r.counts.acquired.Inc()
 		return nil
 	case errors.Is(err, ErrNotAcquired):
-		c.counts.notAcquired.Inc()
+		r.counts.notAcquired.Inc()
 	default:
-		c.counts.failed.Inc()
+		r.counts.failed.Inc()
 	}
 	return failed("acquire", key, err)
 }
@@ -115,50 +134,35 @@ func (c *Client) Do(ctx context.Context, key string, fn func(context.Context, *L
 }
 
 // try makes one attempt under ctx at a lease whose parent is to be parent. With
-// ErrNotAcquired it returns how long the other's lease has left, negative if that
-// is unknown.
-func (c *Client) try(ctx, parent context.Context, r request) (*Lease, time.Duration, error) {
+// ErrNotAcquired it returns what the server has told.
+func (c *Client) try(ctx, parent context.Context, r *request) (*Lease, answer, error) {
 	if err := ended(ctx); err != nil {
-		return nil, 0, err
+		return nil, answer{}, err
 	}
-	if err := c.admit(ctx); err != nil {
+	if err := c.store.admit(ctx); err != nil {
 		if cause := ended(ctx); cause != nil {
 			err = cause
 		}
-		return nil, 0, err
+		return nil, answer{}, err
 	}
 	skew, sent := c.clock.skew(), time.Now()
-	metadata := c.holder.metadata(sent)
-	a := &attempt{Scripter: c.conn, rdb: c.conn, keys: r.keys, value: r.token + metadata}
-	held, err := redislock.New(a).Obtain(ctx, r.keys.lease, r.ttl, &redislock.Options{Token: r.token, Metadata: metadata})
+	held, a, err := c.store.obtain(ctx, r)
 	switch {
-	case errors.Is(err, redislock.ErrNotObtained):
-		return nil, a.left, ErrNotAcquired
+	case errors.Is(err, ErrNotAcquired):
+		return nil, a, err
 	case err != nil:
-		if !c.neverSent(err) {
-			c.sweeper.add(r, unsettled)
-		}
 		if cause := ended(ctx); cause != nil {
-			return nil, 0, cause
+			return nil, a, cause
 		}
 		if time.Since(sent) >= r.ttl { // redislock's own limit where ctx has none
 			err = fmt.Errorf("no answer within the TTL (%s): %w", r.ttl, err)
 		}
-		return nil, 0, c.explain(err, r.keys)
-	case a.err != nil:
-		c.sweeper.add(r, unsettled)
-		if cause := ended(ctx); cause != nil {
-			return nil, 0, cause
-		}
-		return nil, 0, fmt.Errorf("fencing token: %w", c.explain(a.err, r.keys))
-	case a.token < 0: // it ended between the two scripts
-		return nil, a.left, ErrNotAcquired
+		return nil, a, err
 	}
-	held.Client = c.locker
 	l := newLease(parent, c, r, held, a.token, sent, skew)
 	if err := l.start(); err != nil {
-		c.sweeper.add(r, settled)
-		return nil, 0, err
+		c.store.giveUp(r, settled)
+		return nil, a, err
 	}
-	return l, 0, nil
+	return l, a, nil
 }

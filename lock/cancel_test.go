@@ -20,16 +20,16 @@ func nothingLeft(t *testing.T, srv *testserver.Server, c *Client) {
 	t.Helper()
 	time.Sleep(2*sweepAgain + 2*releaseTimeout) // a delete may hang first
 	require.Empty(t, leaseKeys(srv))
-	require.Zero(t, c.Stats().Held)
+	require.Zero(t, total(c).Held)
 	start := time.Now()
 	require.NoError(t, c.Close())
 	require.Zero(t, time.Since(start), "nothing is pending either")
 }
 
 func toSweep(c *Client) int {
-	c.sweeper.mu.Lock()
-	defer c.sweeper.mu.Unlock()
-	return len(c.sweeper.left)
+	sweeperOf(c).mu.Lock()
+	defer sweeperOf(c).mu.Unlock()
+	return len(sweeperOf(c).left)
 }
 
 // The context ends when a command arrives at the server for the nth time.
@@ -184,7 +184,7 @@ func TestAReleaseWhoseAnswerIsCutIsSettledInTheBackground(t *testing.T) {
 		require.ErrorContains(t, err, `lock: release "k": `)
 		require.NotErrorIs(t, err, ErrLost)
 		require.Error(t, l.Context().Err())
-		require.EqualValues(t, 1, c.Stats().ReleaseFailed)
+		require.EqualValues(t, 1, total(c).ReleaseFailed)
 		n.silence(false)
 		require.NoError(t, l.Release(t.Context()), "it may be tried again")
 		require.NoError(t, l.Release(t.Context()))
@@ -214,12 +214,12 @@ func TestAnAttemptThatArrivesAfterTheFirstDeleteLeavesNothing(t *testing.T) {
 		c := open(t, rdb, Config{CloseTimeout: time.Minute})
 		r, err := c.request(t.Context(), "k", nil)
 		require.NoError(t, err)
-		c.sweeper.add(r, unsettled)
+		sweeperOf(c).add(r, unsettled)
 		c.leave()
 		time.Sleep(time.Millisecond)
-		require.NoError(t, srv.Set(r.keys.lease, r.token+"{}")) // now it is done
+		require.NoError(t, srv.Set(r.keys.leases[0], r.token+"{}")) // now it is done
 		time.Sleep(sweepAgain - 2*time.Millisecond)
-		require.True(t, srv.Exists(r.keys.lease))
+		require.True(t, srv.Exists(r.keys.leases[0]))
 		nothingLeft(t, srv, c)
 	})
 }
@@ -278,12 +278,12 @@ func TestOnlySoMuchIsRememberedForDeletion(t *testing.T) {
 		r, err := c.request(t.Context(), "k", nil)
 		require.NoError(t, err)
 		defer c.leave()
-		c.sweeper.mu.Lock()
+		sweeperOf(c).mu.Lock()
 		for range maxSwept {
-			c.sweeper.left = append(c.sweeper.left, &leftover{due: time.Now().Add(time.Hour)})
+			sweeperOf(c).left = append(sweeperOf(c).left, &leftover{due: time.Now().Add(time.Hour)})
 		}
-		c.sweeper.mu.Unlock()
-		c.sweeper.add(r, unsettled)
+		sweeperOf(c).mu.Unlock()
+		sweeperOf(c).add(r, unsettled)
 		require.Equal(t, maxSwept, toSweep(c))
 	})
 }

@@ -8,10 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/bsm/redislock"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redisha/redisha/breaker"
@@ -20,17 +18,14 @@ import (
 
 // A Client acquires leases. It is safe for concurrent use.
 type Client struct {
-	cfg    Config
-	conn   *conn.Client
-	log    *slog.Logger
-	locker *redislock.Client // refreshes and releases; an attempt has its own
-	holder holder
-	clock  clock
-	counts counters
-
+	cfg     Config
+	log     *slog.Logger
+	holder  holder
+	clock   clock
+	counts  counters
+	store   store
+	line    *line // nil: waiters poll
 	renewer renewer
-	sweeper sweeper
-	primary atomic.Bool // the endpoint was found to be one that takes locks
 
 	closing context.Context // ends when Close begins
 	close   context.CancelCauseFunc
@@ -43,6 +38,8 @@ type Client struct {
 	mu   sync.Mutex
 	busy int           // calls, leases and deletes that Close waits for
 	idle chan struct{} // closed when there are none after Close has begun
+
+	settled bool // idle is closed
 }
 
 // New returns a client that keeps its leases in rdb, which stays the caller's:
@@ -64,26 +61,36 @@ func New(rdb redis.UniversalClient, cfg Config) (*Client, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("lock: new: %w", err)
 	}
+	c := newClient(cfg, cn.Logger())
+	s := newNode(c, cn)
+	c.store = single{s}
+	if c.line, err = newLine(s); err != nil {
+		return nil, fmt.Errorf("lock: new: %w", err)
+	}
+	return c, nil
+}
+
+// newClient returns a client that has no store yet.
+func newClient(cfg Config, logger *slog.Logger) *Client {
 	host, _ := os.Hostname() // only shown
 	c := &Client{
 		cfg:    cfg,
-		conn:   cn,
-		log:    cmp.Or(cfg.Logger, cn.Logger()),
-		locker: redislock.New(cn),
+		log:    cmp.Or(cfg.Logger, logger),
 		holder: holder{Name: cfg.Holder, Host: host, PID: os.Getpid()},
 		clock:  newClock(),
 		idle:   make(chan struct{}),
 	}
 	c.closing, c.close = context.WithCancelCause(context.Background())
 	c.running, c.stop = context.WithCancel(breaker.Bypass(context.Background()))
+	c.counts.classes = make(map[string]*classCounts)
+	c.counts.class(cfg.Class) // there from the start
 	c.renewer.init(c)
-	c.sweeper.init(c)
-	return c, nil
+	return c
 }
 
 // enter admits a call; leave must follow if it returns nil.
 func (c *Client) enter() error {
-	if err := c.conn.Err(); err != nil {
+	if err := c.store.err(); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -106,7 +113,13 @@ func (c *Client) leave() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.busy--
-	if c.busy == 0 && c.closing.Err() != nil {
+	c.settle()
+}
+
+// settle tells Close once nobody is inside any more. The caller holds mu.
+func (c *Client) settle() {
+	if c.busy == 0 && c.closing.Err() != nil && !c.settled {
+		c.settled = true
 		close(c.idle)
 	}
 }
@@ -127,9 +140,7 @@ func (c *Client) shutdown() error {
 
 	c.mu.Lock()
 	c.close(ErrClosed)
-	if c.busy == 0 {
-		close(c.idle)
-	}
+	c.settle()
 	c.mu.Unlock()
 	for _, l := range c.renewer.leases() {
 		l.end(ErrClosed)
@@ -140,7 +151,7 @@ func (c *Client) shutdown() error {
 	}
 
 	c.stop()
-	err := errors.Join(c.renewer.chore.stop(ctx), c.sweeper.chore.stop(ctx))
+	err := errors.Join(c.renewer.chore.stop(ctx), c.line.close(ctx), c.store.close(ctx))
 	left := c.renewer.leases()
 	for _, l := range left {
 		l.abandon()
@@ -148,7 +159,7 @@ func (c *Client) shutdown() error {
 	switch {
 	case len(left) > 0:
 		return fmt.Errorf("lock: close: %d leases were not released within %s (CloseTimeout), their TTL will end them: the first is %s",
-			len(left), c.cfg.CloseTimeout, quote(left[0].key))
+			len(left), c.cfg.CloseTimeout, quote(left[0].key()))
 	case err != nil:
 		return fmt.Errorf("lock: close: commands still under way after %s (CloseTimeout): %w", c.cfg.CloseTimeout, err)
 	}

@@ -35,6 +35,12 @@ type Config struct {
 	// third of it. Defaults to 30s; at least MinTTL. The option TTL goes before it.
 	TTL time.Duration
 
+	// Class names what the locks are for in the statistics, where their keys must
+	// not appear: there would be too many. 1 to 64 letters, digits and "_.-".
+	// Defaults to "default". The option Class goes before it. Past 64 classes, the
+	// rest counts as "other".
+	Class string
+
 	// CloseTimeout is how long Close waits for the holders of leases. Defaults
 	// to 5s; negative: it does not wait.
 	CloseTimeout time.Duration
@@ -47,6 +53,7 @@ func (c Config) withDefaults() Config {
 	c.Namespace = cmp.Or(c.Namespace, "redisha")
 	c.Holder = cmp.Or(c.Holder, filepath.Base(os.Args[0]))
 	c.TTL = cmp.Or(c.TTL, 30*time.Second)
+	c.Class = cmp.Or(c.Class, "default")
 	c.CloseTimeout = cmp.Or(c.CloseTimeout, 5*time.Second)
 	return c
 }
@@ -60,8 +67,28 @@ func (c Config) validate() error {
 	case len(c.Holder) > maxNameBytes:
 		return fmt.Errorf("want a Holder of at most %d bytes, got %d", maxNameBytes, len(c.Holder))
 	}
+	if err := validClass(c.Class); err != nil {
+		return err
+	}
 	return validTTL(c.TTL)
 }
+
+func validClass(class string) error {
+	for _, r := range class {
+		if !strings.ContainsRune(classRunes, r) {
+			return fmt.Errorf("Class is %q, want letters, digits, and _ . - alone", class)
+		}
+	}
+	if len(class) == 0 || len(class) > maxClassBytes {
+		return fmt.Errorf("Class has %d bytes, want 1 to %d", len(class), maxClassBytes)
+	}
+	return nil
+}
+
+const (
+	classRunes    = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-"
+	maxClassBytes = 64
+)
 
 func validTTL(ttl time.Duration) error {
 	if ttl < MinTTL {
@@ -76,6 +103,8 @@ type Option func(*options)
 type options struct {
 	ttl     time.Duration
 	maxWait time.Duration
+	class   string
+	also    []string
 }
 
 // TTL is Config.TTL for this lease. At least MinTTL; fractions of a millisecond
@@ -88,8 +117,18 @@ func TTL(d time.Duration) Option { return func(o *options) { o.ttl = d } }
 // not wait.
 func MaxWait(d time.Duration) Option { return func(o *options) { o.maxWait = d } }
 
+// Class is Config.Class for this lease.
+func Class(name string) Option { return func(o *options) { o.class = name } }
+
+// Also locks further keys together with the first, all or none of them, under
+// one lease with one fencing token, which is greater than the last of each. On
+// Cluster the keys must be in one slot: they have the same hash tag, such as
+// "account{42}" and "orders{42}". Waiting for several keys is polling: who waits
+// for one of them in its queue goes before.
+func Also(keys ...string) Option { return func(o *options) { o.also = append(o.also, keys...) } }
+
 func (c Config) options(opts []Option) (options, error) {
-	o := options{ttl: c.TTL}
+	o := options{ttl: c.TTL, class: c.Class}
 	for _, opt := range opts {
 		if opt != nil {
 			opt(&o)
@@ -97,6 +136,9 @@ func (c Config) options(opts []Option) (options, error) {
 	}
 	if o.maxWait < 0 {
 		return o, fmt.Errorf("MaxWait is %s, want more than 0, or 0 to leave it to the context", o.maxWait)
+	}
+	if err := validClass(o.class); err != nil {
+		return o, err
 	}
 	o.ttl = o.ttl.Truncate(time.Millisecond) // what Redis counts in
 	return o, validTTL(o.ttl)

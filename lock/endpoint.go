@@ -36,28 +36,35 @@ func (c *Client) Check(ctx context.Context) error {
 		return fmt.Errorf("lock: check: %w", err)
 	}
 	defer c.leave()
-	switch err := c.conn.Check(ctx); {
-	case errors.Is(err, conn.ErrSentinel):
-		return fmt.Errorf("lock: check: %w (%w)", ErrSentinelEndpoint, err)
-	case errors.Is(err, conn.ErrReplica):
-		return fmt.Errorf("lock: check: %w (%w)", ErrReplicaEndpoint, err)
-	case err != nil:
+	if err := c.store.check(ctx); err != nil {
 		return fmt.Errorf("lock: check: %w", err)
 	}
-	c.primary.Store(true)
+	return nil
+}
+
+func (s *node) check(ctx context.Context) error {
+	switch err := s.conn.Check(ctx); {
+	case errors.Is(err, conn.ErrSentinel):
+		return fmt.Errorf("%w (%w)", ErrSentinelEndpoint, err)
+	case errors.Is(err, conn.ErrReplica):
+		return fmt.Errorf("%w (%w)", ErrReplicaEndpoint, err)
+	case err != nil:
+		return err
+	}
+	s.primary.Store(true)
 	return nil
 }
 
 // admit lets an acquisition pass if the endpoint takes locks. What was found to
 // be a primary is not asked again.
-func (c *Client) admit(ctx context.Context) error {
-	if c.primary.Load() {
+func (s *node) admit(ctx context.Context) error {
+	if s.primary.Load() {
 		return nil
 	}
-	if err := c.probe(ctx); err != nil {
+	if err := s.probe(ctx); err != nil {
 		return err
 	}
-	c.primary.Store(true)
+	s.primary.Store(true)
 	return nil
 }
 
@@ -65,11 +72,11 @@ func (c *Client) admit(ctx context.Context) error {
 // is taken for a primary: a replica would refuse to write. Cluster redirects to
 // primaries by itself, and a proxy does not know the command.
 // https://redis.io/docs/latest/commands/role/
-func (c *Client) probe(ctx context.Context) error {
-	if c.conn.Topology() == endpoint.Cluster || c.conn.Endpoint().Proxy != "" {
+func (s *node) probe(ctx context.Context) error {
+	if s.conn.Topology() == endpoint.Cluster || s.conn.Endpoint().Proxy != "" {
 		return nil
 	}
-	reply, err := c.conn.Do(ctx, "role").Slice()
+	reply, err := s.conn.Do(ctx, "role").Slice()
 	switch {
 	case redis.IsPermissionError(err), unknownRole(err):
 		return nil

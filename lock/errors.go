@@ -58,30 +58,16 @@ func quote(key string) string {
 	return fmt.Sprintf("%q… (%d bytes)", key[:cut], len(key))
 }
 
-// explain adds to an error of an acquisition what to do, where the error does
-// not say it.
-func (c *Client) explain(err error, k keys) error {
-	switch {
-	case redis.HasErrorPrefix(err, "WRONGTYPE"):
-		return fmt.Errorf("%s or %s holds something else than a lock, delete it: %w", quote(k.lease), quote(k.fence), err)
-	case redis.HasErrorPrefix(err, "READONLY"):
-		return fmt.Errorf("%w: %w", ErrReplicaEndpoint, err)
-	case redis.IsPermissionError(err), redis.HasErrorPrefix(err, "The user executing the script"):
-		return fmt.Errorf("%w: the user needs the commands %s on the keys %s:lock:*", err, neededCommands, c.cfg.Namespace)
-	}
-	return err
-}
-
-const neededCommands = "EVAL EVALSHA GET GETRANGE MGET MSET MSETNX SET PEXPIRE PTTL DEL TIME"
+const neededCommands = "EVAL EVALSHA GET GETRANGE MGET MSET MSETNX SET PEXPIRE PTTL DEL EXISTS TIME LINDEX LPOS LPOP RPUSH LREM PUBLISH SUBSCRIBE"
 
 // neverSent reports whether err says that a command was not sent at all. A
 // foreign client may have repeated it, and then err is of the last try alone.
-func (c *Client) neverSent(err error) bool {
+func (s *node) neverSent(err error) bool {
 	if errors.Is(err, ErrClosed) || errors.Is(err, breaker.ErrOpen) || errors.Is(err, conn.ErrNotConfigured) {
 		return true
 	}
 	var op *net.OpError
-	return c.conn.Own() && (errors.As(err, &op) && op.Op == "dial" ||
+	return s.conn.Own() && (errors.As(err, &op) && op.Op == "dial" ||
 		errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrPoolExhausted))
 }
 

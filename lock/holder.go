@@ -32,12 +32,21 @@ func newToken() string {
 	return string(base64.RawURLEncoding.AppendEncode(append(token, tokenVersion), random))
 }
 
+// newProcess returns a name that no other client has.
+func newProcess() string {
+	random := make([]byte, 12)
+	_, _ = rand.Read(random) // never fails
+	return base64.RawURLEncoding.EncodeToString(random)
+}
+
 // A holder says who has a lease. Fields may be added at the end.
 type holder struct {
 	Name  string `json:"holder"`
 	Host  string `json:"host"`
 	PID   int    `json:"pid"`
 	Since int64  `json:"since"` // when it was asked for, by the holder's clock: Unix milliseconds
+
+	Revoked bool `json:"revoked,omitempty"` // it was taken from who held it, by this one
 }
 
 // metadata returns what follows the token.

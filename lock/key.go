@@ -3,26 +3,63 @@ package lock
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
-// keys are the names in Redis of what belongs to one lock. They share a hash
-// tag, so that Cluster keeps them in one slot.
+// keys are the names in Redis of what belongs to an acquisition, one of each for
+// each lock. They share a hash tag, so that Cluster keeps them in one slot.
 // https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags
 type keys struct {
-	lease string // the holder
-	fence string // the last fencing token
+	leases []string // the holder
+	fences []string // the last fencing token
+	queues []string // who waits
 }
 
-func (c Config) keys(key string) (keys, error) {
-	switch {
-	case key == "":
-		return keys{}, errors.New("the key is empty: name what is locked")
-	case len(key) > MaxKeyBytes:
-		return keys{}, fmt.Errorf("the key has %d bytes, want at most %d: lock a hash of it", len(key), MaxKeyBytes)
+// all returns the keys in the order that fence.lua wants.
+func (k keys) all() []string { return slices.Concat(k.leases, k.fences, k.queues) }
+
+// handed returns the keys of what can be handed over.
+func (k keys) handed() []string { return slices.Concat(k.leases, k.queues) }
+
+// keys names what belongs to locks, each of which is to be named once.
+func (c Config) keys(locks ...string) (keys, error) {
+	var k keys
+	for _, lock := range locks {
+		switch {
+		case lock == "":
+			return keys{}, errors.New("the key is empty: name what is locked")
+		case len(lock) > MaxKeyBytes:
+			return keys{}, fmt.Errorf("the key has %d bytes, want at most %d: lock a hash of it", len(lock), MaxKeyBytes)
+		}
+		lease, fence, queue := c.names(lock)
+		k.leases = append(k.leases, lease)
+		k.fences = append(k.fences, fence)
+		k.queues = append(k.queues, queue)
 	}
-	lease := c.Namespace + ":lock:{" + tagEscaper.Replace(key) + "}"
-	return keys{lease: lease, fence: lease + ":f"}, nil
+	return k, nil
+}
+
+// names names what belongs to one lock. Where its key has a hash tag, that is
+// kept, so that several locks can be in one slot.
+func (c Config) names(lock string) (lease, fence, queue string) {
+	begin := c.Namespace + ":lock:{"
+	if tag, ok := hashTag(lock); ok {
+		begin += tag + "}"
+		return begin + "=" + lock, begin + "f=" + lock, begin + "q=" + lock
+	}
+	lease = begin + tagEscaper.Replace(lock) + "}"
+	return lease, lease + ":f", lease + ":q"
+}
+
+// hashTag returns what lies between the first brace and the next closing one.
+func hashTag(key string) (tag string, ok bool) {
+	_, tag, ok = strings.Cut(key, "{")
+	if !ok {
+		return "", false
+	}
+	tag, _, ok = strings.Cut(tag, "}")
+	return tag, ok && tag != ""
 }
 
 // tagEscaper escapes a closing brace, which would end the hash tag early, or

@@ -12,18 +12,22 @@ func TestKeysHaveTheDocumentedNames(t *testing.T) {
 	for key, lease := range map[string]string{
 		"report":       "redisha:lock:{report}",
 		"a:b/c":        "redisha:lock:{a:b/c}",
-		"{x}":          "redisha:lock:{{x%7D}",
+		"}{":           "redisha:lock:{%7D{}",
+		"{}a":          "redisha:lock:{{%7Da}",
 		"}":            "redisha:lock:{%7D}",
 		"%7D":          "redisha:lock:{%257D}",
 		"\x00\xff\r\n": "redisha:lock:{\x00\xff\r\n}",
 	} {
 		k, err := Config{}.withDefaults().keys(key)
 		require.NoError(t, err)
-		require.Equal(t, keys{lease: lease, fence: lease + ":f"}, k)
+		require.Equal(t, keys{leases: []string{lease}, fences: []string{lease + ":f"}, queues: []string{lease + ":q"}}, k)
 	}
-	k, err := Config{Namespace: "shop"}.keys("x")
+	k, err := Config{}.withDefaults().keys("order{42}x")
 	require.NoError(t, err)
-	require.Equal(t, "shop:lock:{x}", k.lease)
+	require.Equal(t, []string{"redisha:lock:{42}=order{42}x", "redisha:lock:{42}f=order{42}x", "redisha:lock:{42}q=order{42}x"}, k.all())
+	k, err = Config{Namespace: "shop"}.keys("x")
+	require.NoError(t, err)
+	require.Equal(t, "shop:lock:{x}", k.leases[0])
 }
 
 func TestKeysOfOneLockAreInOneSlotAndOfTwoLocksDiffer(t *testing.T) {
@@ -38,11 +42,14 @@ func TestKeysOfOneLockAreInOneSlotAndOfTwoLocksDiffer(t *testing.T) {
 		require.NoError(t, err)
 		kb, err := Config{Namespace: ns2}.keys(b)
 		require.NoError(t, err)
-		require.Equal(t, slot(ka.lease), slot(ka.fence))
-		require.NotEqual(t, ka.lease, kb.fence)
-		if a != b || ns1 != ns2 {
-			require.NotEqual(t, ka.lease, kb.lease)
-			require.NotEqual(t, ka.fence, kb.fence)
+		if tag, ok := hashTag(a); ok {
+			require.Equal(t, slot("{"+tag+"}"), slot(ka.leases[0]))
+		}
+		for i, x := range ka.all() {
+			require.Equal(t, slot(ka.leases[0]), slot(x))
+			for j, y := range kb.all() {
+				require.Equal(t, i == j && a == b && ns1 == ns2, x == y, "%q, %q", x, y)
+			}
 		}
 	})
 }

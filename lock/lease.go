@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,8 +21,7 @@ const releaseTimeout = 3 * time.Second
 // concurrent use.
 type Lease struct {
 	client *Client
-	request
-	held   *redislock.Lock
+	*request
 	fence  int64
 	begun  time.Time
 	ctx    context.Context
@@ -31,6 +31,7 @@ type Lease struct {
 	discarded bool
 
 	mu       sync.Mutex
+	held     []*redislock.Lock // one for each server; nil for one that has not granted the lease
 	state    state
 	err      error       // of a lost lease
 	deadline time.Time   // when it counts as lost
@@ -51,8 +52,8 @@ const (
 	lost
 )
 
-func newLease(parent context.Context, c *Client, r request, h *redislock.Lock, fence int64, sent time.Time, skew time.Duration) *Lease {
-	l := &Lease{client: c, request: r, held: h, fence: fence, begun: time.Now(), skew: skew, index: -1}
+func newLease(parent context.Context, c *Client, r *request, held []*redislock.Lock, fence int64, sent time.Time, skew time.Duration) *Lease {
+	l := &Lease{client: c, request: r, held: held, fence: fence, begun: time.Now(), skew: skew, index: -1}
 	l.deadline = sent.Add(r.ttl - l.margin())
 	l.due = sent.Add(r.ttl / 3)
 	l.ctx, l.cancel = context.WithCancelCause(parent)
@@ -75,6 +76,7 @@ func (l *Lease) start() error {
 	}
 	l.timer = time.AfterFunc(wait, l.expire)
 	l.mu.Unlock()
+	l.counts.held.Add(1)
 	c.renewer.add(l) // from here on, Close sees it
 	var err error
 	switch {
@@ -106,8 +108,8 @@ func (l *Lease) Context() context.Context { return l.ctx }
 // greatest it has seen: nothing else stops a holder that was paused.
 func (l *Lease) Token() int64 { return l.fence }
 
-// Key is what was locked, as it was given.
-func (l *Lease) Key() string { return l.key }
+// Key is what was locked, as it was given; of several keys ([Also]) the first.
+func (l *Lease) Key() string { return l.key() }
 
 // Release ends the lease's context and gives the lease back, also if ctx has
 // ended: it waits for the server for 3s at most. It returns [ErrLost] if the
@@ -119,7 +121,7 @@ func (l *Lease) Release(ctx context.Context) error {
 		return fmt.Errorf("lock: release: nil lease: %w", ErrNotAcquired)
 	}
 	if ctx == nil {
-		return failed("release", l.key, errNilContext)
+		return failed("release", l.key(), errNilContext)
 	}
 	l.releasing.Lock()
 	defer l.releasing.Unlock()
@@ -129,7 +131,7 @@ func (l *Lease) Release(ctx context.Context) error {
 	first := l.leave(leaving, nil)
 	if first {
 		defer l.client.leave()
-		l.client.counts.hold.Observe(time.Since(l.begun))
+		l.counts.hold.Observe(time.Since(l.begun))
 		l.cancel(nil)
 	}
 	switch state, err := l.result(); state {
@@ -147,10 +149,10 @@ func (l *Lease) giveBack(ctx context.Context, first bool) error {
 	c := l.client
 	ctx, cancel := context.WithTimeout(breaker.Bypass(context.WithoutCancel(ctx)), releaseTimeout)
 	defer cancel()
-	err := l.held.Release(ctx)
+	err := c.store.release(ctx, l)
 	switch gone := errors.Is(err, redislock.ErrLockNotHeld); {
 	case err == nil, gone && !first: // then what was tried first has worked
-		c.counts.released.Inc()
+		l.counts.released.Inc()
 		l.conclude(released, nil)
 		return nil
 	case gone:
@@ -160,10 +162,10 @@ func (l *Lease) giveBack(ctx context.Context, first bool) error {
 		return err
 	}
 	if first {
-		c.sweeper.add(l.request, unsettled)
+		c.store.giveUp(l.request, unsettled)
 	}
-	c.counts.releaseFailed.Inc()
-	return failed("release", l.key, err)
+	l.counts.releaseFailed.Inc()
+	return failed("release", l.key(), err)
 }
 
 // discard deletes, in the background, what may be left of a lost lease: its key
@@ -174,7 +176,7 @@ func (l *Lease) discard() {
 	}
 	defer l.client.leave()
 	l.discarded = true
-	l.client.sweeper.add(l.request, settled)
+	l.client.store.giveUp(l.request, settled)
 }
 
 // leave ends the holding, so that the lease is not renewed any more. It reports
@@ -186,9 +188,17 @@ func (l *Lease) leave(next state, err error) bool {
 		return false
 	}
 	l.state, l.err = next, err
+	l.counts.held.Add(-1)
 	l.timer.Stop()
 	l.client.renewer.remove(l)
 	return true
+}
+
+// grants returns what the servers have granted.
+func (l *Lease) grants() []*redislock.Lock {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.held)
 }
 
 func (l *Lease) conclude(s state, err error) {
@@ -244,24 +254,24 @@ func (l *Lease) lose(cause lossCause) {
 	if !l.leave(lost, err) {
 		return
 	}
-	l.client.counts.hold.Observe(time.Since(l.begun))
+	l.counts.hold.Observe(time.Since(l.begun))
 	l.reportLoss(cause)
 	l.cancel(err)
 	l.client.leave()
 }
 
 func (l *Lease) lossBy(cause lossCause) error {
-	return fmt.Errorf("lock: %s: %w: %s", quote(l.key), ErrLost, lossReasons[cause])
+	return fmt.Errorf("lock: %s: %w: %s", quote(l.key()), ErrLost, lossReasons[cause])
 }
 
 func (l *Lease) reportLoss(cause lossCause) {
-	l.client.counts.lost[cause].Inc()
-	l.client.log.Warn("lease lost", "key", l.key, "token", l.fence, "reason", lossReasons[cause])
+	l.counts.lost[cause].Inc()
+	l.client.log.Warn("lease lost", "key", l.key(), "token", l.fence, "reason", lossReasons[cause])
 }
 
 // end ends the context alone; the lease is renewed until its holder releases it.
 func (l *Lease) end(cause error) {
-	l.cancel(fmt.Errorf("lock: %s: %w", quote(l.key), cause))
+	l.cancel(fmt.Errorf("lock: %s: %w", quote(l.key()), cause))
 }
 
 // abandon leaves the lease to its TTL.

@@ -201,7 +201,7 @@ func TestManyReleasesAtOnceAreOne(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		require.EqualValues(t, 1, c.Stats().Released)
+		require.EqualValues(t, 1, total(c).Released)
 	})
 }
 
@@ -235,7 +235,7 @@ func TestARefusedRenewalEndsTheLeaseAtOnce(t *testing.T) {
 			within(t, l.Context(), time.Minute, ErrLost)
 			require.ErrorIs(t, l.Release(ctx), ErrLost)
 		}
-		require.Equal(t, LossCount{Cause: "refused", Count: 3}, c.Stats().Lost[refused])
+		require.Equal(t, LossCount{Cause: "refused", Count: 3}, total(c).Lost[refused])
 	})
 }
 
@@ -284,7 +284,7 @@ func TestAKeyOfAnotherTypeIsAnErrorThatSaysSo(t *testing.T) {
 		c := open(t, rdb, Config{})
 		require.NoError(t, rdb.HSet(ctx, "redisha:lock:{k}", "f", "v").Err())
 		_, err := c.TryAcquire(ctx, "k")
-		require.ErrorContains(t, err, `lock: acquire "k": "redisha:lock:{k}" or "redisha:lock:{k}:f" holds something else than a lock, delete it: WRONGTYPE`)
+		require.ErrorContains(t, err, `lock: acquire "k": "redisha:lock:{k}", "redisha:lock:{k}:f" or "redisha:lock:{k}:q" holds something else than a lock, delete it: WRONGTYPE`)
 		require.Equal(t, "hash", rdb.Type(ctx, "redisha:lock:{k}").Val())
 
 		require.NoError(t, rdb.HSet(ctx, "redisha:lock:{f}:f", "f", "v").Err())

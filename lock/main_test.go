@@ -54,6 +54,11 @@ func acquire(tb testing.TB, c *Client, key string, opts ...Option) *Lease {
 	return l
 }
 
+// total returns the statistics of a client that has used one class.
+func total(c *Client) ClassStats { return c.Stats().Classes[0] }
+
+func sweeperOf(c *Client) *sweeper { return &c.store.(single).sweeper }
+
 // leaseKeys returns the keys in Redis, but for the counters of tokens.
 func leaseKeys(srv *testserver.Server) []string {
 	var keys []string

@@ -1,16 +1,12 @@
 package lock
 
 import (
-	"cmp"
 	"container/heap"
 	"context"
 	"errors"
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/bsm/redislock"
-	"github.com/redis/go-redis/v9"
 )
 
 const (
@@ -112,48 +108,24 @@ func (r *renewer) plan(l *Lease, due time.Time) {
 	}
 }
 
-// renew renews a batch in one pipeline, and in a second one those whose server
-// did not know the script. A server that does not answer must not hold up the
-// leases of another for longer than patience.
+// renew renews a batch. A server that does not answer must not hold up the leases
+// of another for longer than patience.
 func (r *renewer) renew(batch []*Lease, patience time.Duration) {
-	ctx, cancel := context.WithTimeout(r.client.running, patience)
+	c := r.client
+	ctx, cancel := context.WithTimeout(c.running, patience)
 	defer cancel()
-	pipe := r.client.conn.Pipeline()
-	unknown := r.send(ctx, batch, pipe, pipe)
-	if len(unknown) > 0 {
-		pipe := r.client.conn.Pipeline()
-		r.send(ctx, unknown, pipe, bySource{pipe})
-	}
-}
-
-// send queues redislock's refresh of each lease on the pipeline, by way of via,
-// sends it, and judges the answers. It returns the leases to be sent by source.
-func (r *renewer) send(ctx context.Context, batch []*Lease, pipe redis.Pipeliner, via redis.Scripter) (unknown []*Lease) {
-	locker := redislock.New(via)
-	for _, l := range batch {
-		refresh := *l.held
-		refresh.Client = locker
-		_ = refresh.Refresh(ctx, l.ttl, nil) // only queues
-	}
-	skew, sent := r.client.clock.skew(), time.Now()
-	cmds, execErr := pipe.Exec(ctx)
+	skew, sent := c.clock.skew(), time.Now()
 	var failure error
 	var failures uint64
-	for i, l := range batch {
-		cmd := cmds[i].(*redis.Cmd) //nolint:forcetypeassert // what redislock queues
-		err := cmd.Err()
-		if err == nil && cmd.Val() == nil {
-			err = cmp.Or(execErr, errors.New("no answer"))
-		}
+	for i, err := range c.store.renew(ctx, batch) {
+		l := batch[i]
 		switch {
 		case err == nil:
-			r.client.counts.renewed.Inc()
+			c.counts.renewed.Inc()
 			l.extend(sent, skew)
 			r.again(l, sent.Add(l.ttl/3))
-		case errors.Is(err, redis.Nil):
+		case errors.Is(err, errGone):
 			l.lose(refused)
-		case noScript(err) && via == redis.Scripter(pipe):
-			unknown = append(unknown, l)
 		default:
 			failures++
 			failure = err
@@ -161,10 +133,9 @@ func (r *renewer) send(ctx context.Context, batch []*Lease, pipe redis.Pipeliner
 		}
 	}
 	if failures > 0 && ctx.Err() != context.Canceled { //nolint:errorlint // which Close causes
-		r.client.counts.renewFailed.Add(failures)
-		r.client.log.Warn("leases not renewed, will try again", "leases", failures, "key", batch[0].key, "err", failure)
+		c.counts.renewFailed.Add(failures)
+		c.log.Warn("leases not renewed, will try again", "leases", failures, "key", batch[0].key(), "err", failure)
 	}
-	return unknown
 }
 
 // again makes the lease due at the given time, if it is held still.

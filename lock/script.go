@@ -12,42 +12,86 @@ import (
 )
 
 var (
-	//go:embed fence.lua
+	//go:embed lua/queue.lua
+	queueLua string
+	//go:embed lua/fence.lua
 	fenceLua string
-	//go:embed discard.lua
-	discardLua string
+	//go:embed lua/pass.lua
+	passLua string
+	//go:embed lua/wake.lua
+	wakeLua string
+	//go:embed lua/wait.lua
+	waitLua string
+	//go:embed lua/inspect.lua
+	inspectLua string
+	//go:embed lua/revoke.lua
+	revokeLua string
 
-	fenceScript = redis.NewScript(fenceLua)
+	// A second fence of one token only makes its number greater, a second place
+	// in a queue is not taken, and what is free is handed over once.
+	fenceScript   = conn.RepeatableScript(queueLua + fenceLua)
+	passScript    = conn.RepeatableScript(queueLua + passLua)
+	wakeScript    = conn.RepeatableScript(queueLua + wakeLua)
+	waitScript    = conn.RepeatableScript(queueLua + waitLua)
+	inspectScript = conn.RepeatableScript(inspectLua)
+	revokeScript  = redis.NewScript(revokeLua)
 )
 
-// fenceLife is how long a fencing counter outlives the last lease. After that,
-// tokens grow by the server's clock alone.
-const fenceLife = 30 * 24 * time.Hour
+const (
+	// fenceLife is how long a fencing counter outlives the last lease. After
+	// that, tokens grow by the server's clock alone.
+	fenceLife = 30 * 24 * time.Hour
+
+	// queueLife is how long a queue outlives the last sign of its waiters.
+	queueLife = time.Minute
+
+	// claimTTL is how long a lock is set aside for a waiter.
+	claimTTL = 2 * time.Second
+)
 
 // noKey is PTTL's answer for a key that is not there.
 const noKey = -2
 
+// A courier says how the scripts of a queue publish: the end of their arguments.
+type courier struct {
+	how    string // the command
+	prefix string // of channels; "" stands for the lease's key and ":p:"
+}
+
+func (c courier) args(before ...any) []any {
+	return append(before, c.how, c.prefix, claimTTL.Milliseconds())
+}
+
 // An attempt is what redislock obtains one lease through. Behind redislock's
-// script it sends, in the same round trip, the one that draws the fencing token.
+// script it sends, in the same round trip, the one that draws the fencing token
+// or takes a place in the queue.
 type attempt struct {
 	redis.Scripter // for what redislock does not use
-	rdb            redis.UniversalClient
+	node           *node
 	keys           keys
 	value          string // what the lease will hold
+	entry          string // for the queue; "" for none
+	drop           bool   // the entry may be there already
 
-	// The outcome.
-	token int64         // -1 if the lease is another's
-	left  time.Duration // of the other's lease; negative if unknown
-	err   error
+	answer answer
+	err    error // of the second script
+}
+
+// An answer is what fence.lua tells.
+type answer struct {
+	token   int64         // -1 if the lease is another's
+	now     time.Duration // the server's time, since the epoch; 0 without a token
+	left    time.Duration // of the other's lease; negative if unknown
+	refused bool          // the scripts may not publish
 }
 
 func (a *attempt) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
-	pipe := a.rdb.Pipeline()
-	obtain := pipe.EvalSha(ctx, sha, keys, args...)
-	fence := fenceScript.EvalSha(ctx, pipe, a.fenceKeys(), a.fenceArgs()...)
-	conn.Exec(ctx, pipe)
+	obtain := evalSha(ctx, sha, keys, args)
+	fence := evalSha(ctx, fenceScript.Hash(), a.keys.all(), a.args())
+	a.node.send(ctx, a.keys, obtain, fence)
 	if noScript(fence.Err()) && !noScript(obtain.Err()) {
-		fence = fenceScript.Eval(ctx, a.rdb, a.fenceKeys(), a.fenceArgs()...)
+		fence = eval(ctx, queueLua+fenceLua, a.keys.all(), a.args())
+		a.node.send(ctx, a.keys, fence)
 	}
 	a.read(fence)
 	return obtain
@@ -55,30 +99,81 @@ func (a *attempt) EvalSha(ctx context.Context, sha string, keys []string, args .
 
 // Eval is what redislock calls after NOSCRIPT.
 func (a *attempt) Eval(ctx context.Context, script string, keys []string, args ...any) *redis.Cmd {
-	pipe := a.rdb.Pipeline()
-	obtain := pipe.Eval(ctx, script, keys, args...)
-	fence := fenceScript.Eval(ctx, pipe, a.fenceKeys(), a.fenceArgs()...)
-	conn.Exec(ctx, pipe)
+	obtain := eval(ctx, script, keys, args)
+	fence := eval(ctx, queueLua+fenceLua, a.keys.all(), a.args())
+	a.node.send(ctx, a.keys, obtain, fence)
 	a.read(fence)
 	return obtain
 }
 
-func (a *attempt) fenceKeys() []string { return []string{a.keys.lease, a.keys.fence} }
-func (a *attempt) fenceArgs() []any    { return []any{a.value, fenceLife.Milliseconds()} }
+func (a *attempt) args() []any {
+	return a.node.courier.args(a.value, fenceLife.Milliseconds(), a.entry, queueLife.Milliseconds(), a.drop)
+}
 
 func (a *attempt) read(fence *redis.Cmd) {
 	reply, err := fence.Int64Slice()
-	if err == nil && len(reply) != 2 {
-		err = fmt.Errorf("fence.lua returned %d numbers, want 2", len(reply))
+	if err == nil && len(reply) != 3 {
+		err = fmt.Errorf("fence.lua returned %d numbers, want 3", len(reply))
 	}
-	if err != nil {
-		a.token, a.left, a.err = 0, -1, err
-		return
+	a.answer, a.err = answer{left: -1}, err
+	switch {
+	case err != nil:
+	case reply[0] >= 0:
+		a.answer = answer{token: reply[0], now: time.Duration(reply[1]) * time.Microsecond}
+	default:
+		a.answer = answer{token: -1, left: leftOf(reply[1]), refused: reply[2] == 1}
 	}
-	a.token, a.left, a.err = reply[0], time.Duration(reply[1])*time.Millisecond, nil
-	if reply[1] == noKey {
-		a.left = 0
+}
+
+// leftOf reads PTTL's answer: 0 without a key, negative if it does not expire.
+func leftOf(pttl int64) time.Duration {
+	if pttl == noKey {
+		return 0
 	}
+	return time.Duration(pttl) * time.Millisecond
+}
+
+// A farewell is what redislock releases a lease through. Behind redislock's
+// script it sends the one that hands the lock over.
+type farewell struct {
+	redis.Scripter // for what redislock does not use
+	node           *node
+	keys           keys
+}
+
+func (f *farewell) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
+	release := evalSha(ctx, sha, keys, args)
+	wake := evalSha(ctx, wakeScript.Hash(), f.keys.handed(), f.node.courier.args())
+	f.node.send(ctx, f.keys, release, wake)
+	if noScript(wake.Err()) && !noScript(release.Err()) {
+		f.node.send(ctx, f.keys, eval(ctx, queueLua+wakeLua, f.keys.handed(), f.node.courier.args()))
+	}
+	return release
+}
+
+func (f *farewell) Eval(ctx context.Context, script string, keys []string, args ...any) *redis.Cmd {
+	release := eval(ctx, script, keys, args)
+	f.node.send(ctx, f.keys, release, eval(ctx, queueLua+wakeLua, f.keys.handed(), f.node.courier.args()))
+	return release
+}
+
+func evalSha(ctx context.Context, sha string, keys []string, args []any) *redis.Cmd {
+	return script(ctx, "evalsha", sha, keys, args)
+}
+
+func eval(ctx context.Context, text string, keys []string, args []any) *redis.Cmd {
+	return script(ctx, "eval", text, keys, args)
+}
+
+func script(ctx context.Context, command, script string, keys []string, args []any) *redis.Cmd {
+	all := make([]any, 0, 3+len(keys)+len(args))
+	all = append(all, command, script, len(keys))
+	for _, key := range keys {
+		all = append(all, key)
+	}
+	cmd := redis.NewCmd(ctx, append(all, args...)...)
+	cmd.SetFirstKeyPos(3) // where Cluster finds the slot
+	return cmd
 }
 
 func noScript(err error) bool { return redis.HasErrorPrefix(err, "NOSCRIPT") }

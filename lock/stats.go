@@ -1,13 +1,33 @@
 package lock
 
 import (
+	"slices"
+	"strings"
+	"sync"
+
 	"github.com/redisha/redisha/internal/conn"
 	"github.com/redisha/redisha/internal/stats"
 )
 
 // Stats is what a client did and holds. Counts run since it was made.
 type Stats struct {
+	Nodes   []NodeStats  // the server, or those of the quorum in the order given
+	Classes []ClassStats // sorted by name
+
+	Renewed     uint64 // renewals of one lease that succeeded
+	RenewFailed uint64 // renewals of one lease that got no answer, or an error
+
+	HandOver stats.HistogramSnapshot // from one holder's release to the next one's lease, by the server's clock
+}
+
+// NodeStats is what a client has to do with one server.
+type NodeStats struct {
 	Conn conn.Stats // the connection's
+}
+
+// ClassStats counts the leases of one class: see [Class].
+type ClassStats struct {
+	Class string
 
 	Acquired    uint64 // leases handed out
 	NotAcquired uint64 // calls that ended since another held the key
@@ -16,9 +36,6 @@ type Stats struct {
 	Released      uint64 // leases given back while they were held
 	ReleaseFailed uint64 // releases of which it is unknown whether they arrived
 	Lost          []LossCount
-
-	Renewed     uint64 // renewals of one lease that succeeded
-	RenewFailed uint64 // renewals of one lease that got no answer, or an error
 
 	Held    int64 // leases held now
 	Waiting int64 // calls of Acquire and Do that wait now
@@ -30,9 +47,10 @@ type Stats struct {
 // A LossCount counts the leases that were lost by one cause. All causes are
 // listed, also those that are still at zero:
 //
-//	expired  not renewed in time
-//	refused  the key was deleted, or another's
-//	clock    the machine's clock jumped, as after it was suspended
+//	expired   not renewed in time
+//	refused   the key was deleted, or another's
+//	clock     the machine's clock jumped, as after it was suspended
+//	endpoint  the endpoint was found to take no locks any more
 type LossCount struct {
 	Cause string
 	Count uint64
@@ -45,41 +63,89 @@ const (
 	expired lossCause = iota
 	refused
 	clockJump
+	unsafe
 	lossCauses
 )
 
-var lossNames = [lossCauses]string{"expired", "refused", "clock"}
+var lossNames = [lossCauses]string{"expired", "refused", "clock", "endpoint"}
 
 // lossReasons are for people.
 var lossReasons = [lossCauses]string{
 	"it was not renewed in time",
 	"its key was deleted, or another holds it",
 	"the machine's clock jumped",
+	"the endpoint takes no locks any more",
 }
 
+const (
+	maxClasses = 64
+	otherClass = "other"
+)
+
 type counters struct {
+	renewed, renewFailed stats.Counter
+	handOver             stats.Histogram
+
+	mu      sync.RWMutex
+	classes map[string]*classCounts
+}
+
+type classCounts struct {
 	acquired, notAcquired, failed stats.Counter
 	released, releaseFailed       stats.Counter
 	lost                          [lossCauses]stats.Counter
-	renewed, renewFailed          stats.Counter
-	waiting                       stats.Gauge
+	held, waiting                 stats.Gauge
 	wait, hold                    stats.Histogram
+}
+
+// class returns the counts of a class, or those of the rest.
+func (n *counters) class(name string) *classCounts {
+	n.mu.RLock()
+	c := n.classes[name]
+	n.mu.RUnlock()
+	if c != nil {
+		return c
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.classes) >= maxClasses {
+		name = otherClass
+	}
+	if c = n.classes[name]; c == nil {
+		c = new(classCounts)
+		n.classes[name] = c
+	}
+	return c
 }
 
 // Stats returns what the client did and holds.
 func (c *Client) Stats() Stats {
 	n := &c.counts
 	s := Stats{
-		Conn:          c.conn.Stats(),
+		Nodes:       c.store.nodes(),
+		Renewed:     n.renewed.Load(),
+		RenewFailed: n.renewFailed.Load(),
+		HandOver:    n.handOver.Snapshot(),
+	}
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	for name, counts := range n.classes {
+		s.Classes = append(s.Classes, counts.stats(name))
+	}
+	slices.SortFunc(s.Classes, func(a, b ClassStats) int { return strings.Compare(a.Class, b.Class) })
+	return s
+}
+
+func (n *classCounts) stats(class string) ClassStats {
+	s := ClassStats{
+		Class:         class,
 		Acquired:      n.acquired.Load(),
 		NotAcquired:   n.notAcquired.Load(),
 		Failed:        n.failed.Load(),
 		Released:      n.released.Load(),
 		ReleaseFailed: n.releaseFailed.Load(),
 		Lost:          make([]LossCount, lossCauses),
-		Renewed:       n.renewed.Load(),
-		RenewFailed:   n.renewFailed.Load(),
-		Held:          int64(c.renewer.len()),
+		Held:          n.held.Load(),
 		Waiting:       n.waiting.Load(),
 		Wait:          n.wait.Snapshot(),
 		Hold:          n.hold.Snapshot(),

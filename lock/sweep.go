@@ -19,11 +19,12 @@ const (
 	maxSwept = 10_000
 )
 
-// The sweeper deletes the keys that a failed, cancelled or late attempt may have
-// left: at once, and where the outcome is unknown once more a second later. What
+// The sweeper gives up what a failed, cancelled or late attempt may have left, so
+// that the lock passes on to who waits: at once, and where the outcome is unknown once more a second later. What
 // cannot be deleted while the server is away is tried again until its TTL, after
 // which it is gone.
 type sweeper struct {
+	node   *node
 	client *Client
 	chore  chore
 
@@ -31,12 +32,15 @@ type sweeper struct {
 	left []*leftover
 }
 
-// A leftover is the key of an attempt, as far as it holds the attempt's token.
+// A leftover is what an attempt may have left under its token: leases, and a
+// place in the queue.
 type leftover struct {
-	key, token string
-	due        time.Time
-	until      time.Time // its TTL has ended it by then
-	tries      outcome
+	keys  keys
+	token string
+	entry string // "" if it never took a place in the queue
+	due   time.Time
+	until time.Time // its TTL has ended it by then
+	tries outcome
 }
 
 // An outcome is how many deletes it takes.
@@ -47,20 +51,35 @@ const (
 	unsettled outcome = 2
 )
 
-func (s *sweeper) init(c *Client) {
-	s.client = c
+func (s *sweeper) init(node *node) {
+	s.node, s.client = node, node.client
 	s.chore.do = s.run
 }
 
 // add is called by who is inside of the client.
-func (s *sweeper) add(r request, o outcome) {
+func (s *sweeper) add(r *request, o outcome) {
+	s.put(&leftover{keys: r.keys, token: r.token, entry: r.entry, tries: o}, r.ttl)
+}
+
+// addEntry is add for the place in the queue of a request that was put there
+// late, and may have got the lock meanwhile.
+func (s *sweeper) addEntry(r *request, got bool) {
+	token := r.token
+	if got {
+		token = "" // no lease's
+	}
+	s.put(&leftover{keys: r.keys, token: token, entry: r.entry, tries: settled}, r.ttl)
+}
+
+func (s *sweeper) put(o *leftover, ttl time.Duration) {
 	now := time.Now()
+	o.due, o.until = now, now.Add(ttl+sweepAgain)
 	s.mu.Lock()
 	if len(s.left) >= maxSwept {
 		s.mu.Unlock()
 		return
 	}
-	s.left = append(s.left, &leftover{key: r.keys.lease, token: r.token, due: now, until: now.Add(r.ttl + sweepAgain), tries: o})
+	s.left = append(s.left, o)
 	s.mu.Unlock()
 	s.client.stay()
 	s.chore.plan(now)
@@ -98,9 +117,9 @@ func (s *sweeper) takeDue() (due []*leftover) {
 func (s *sweeper) sweep(batch []*leftover) {
 	ctx, cancel := context.WithTimeout(s.client.running, releaseTimeout)
 	defer cancel()
-	pipe := s.client.conn.Pipeline()
+	pipe := s.node.conn.Pipeline()
 	for _, o := range batch {
-		pipe.Eval(ctx, discardLua, []string{o.key}, o.token)
+		passScript.Eval(ctx, pipe, o.keys.handed(), s.node.courier.args(o.token, o.entry)...)
 	}
 	cmds := conn.Exec(ctx, pipe)
 	now := time.Now()

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// How long a waiter sleeps between two attempts: from pollMin, doubling, to
-// pollMax, and not longer than the other's lease has left.
+// How long who is told nothing sleeps between two attempts: from pollMin,
+// doubling, to pollMax, and not longer than the other's lease has left.
 const (
 	pollMin = 5 * time.Millisecond
 	pollMax = 250 * time.Millisecond
@@ -18,20 +18,34 @@ const (
 var errMaxWait = errors.New("MaxWait is over")
 
 // acquire makes attempts until one settles it.
-func (c *Client) acquire(parent context.Context, r request) (*Lease, error) {
+func (c *Client) acquire(parent context.Context, r *request) (l *Lease, err error) {
 	ctx := parent
 	if r.maxWait > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(parent, r.maxWait, errMaxWait)
 		defer cancel()
 	}
-	c.counts.waiting.Add(1)
-	defer c.counts.waiting.Add(-1)
-	w := waiter{closing: c.closing, pause: pollMin}
+	r.counts.waiting.Add(1)
+	defer r.counts.waiting.Add(-1)
+	w := c.line.enter(r)
+	defer func() { w.leave(err == nil) }()
+	p := poller{closing: c.closing, pause: pollMin}
 	for {
-		lease, left, err := c.try(ctx, parent, r)
+		lease, a, err := c.try(ctx, parent, r)
+		if err == nil {
+			if w != nil && w.woken != 0 {
+				c.counts.handOver.Observe(max(a.now-w.woken, 0))
+			}
+			return lease, nil
+		}
 		if errors.Is(err, ErrNotAcquired) {
-			if err = w.wait(ctx, left); err == nil {
+			if w != nil {
+				w.failed(a)
+				err = w.wait(ctx)
+			} else {
+				err = p.wait(ctx, a.left)
+			}
+			if err == nil {
 				continue
 			}
 			if !errors.Is(err, ErrClosed) && !errors.Is(err, errMaxWait) {
@@ -41,21 +55,21 @@ func (c *Client) acquire(parent context.Context, r request) (*Lease, error) {
 		if errors.Is(err, errMaxWait) {
 			err = fmt.Errorf("%w, for %s (MaxWait)", ErrNotAcquired, r.maxWait)
 		}
-		return lease, err
+		return nil, err
 	}
 }
 
-// A waiter sleeps until another attempt is worth while.
-type waiter struct {
+// A poller sleeps until another attempt is worth while, where no queue is kept.
+type poller struct {
 	closing context.Context
 	pause   time.Duration
 }
 
-// wait returns nil when the waiter should try again, or why it should not. The
+// wait returns nil when the caller should try again, or why it should not. The
 // other's lease ends in left; negative if that is unknown.
-func (w *waiter) wait(ctx context.Context, left time.Duration) error {
-	pause := w.pause/2 + rand.N(w.pause/2)
-	w.pause = min(2*w.pause, pollMax)
+func (p *poller) wait(ctx context.Context, left time.Duration) error {
+	pause := p.pause/2 + rand.N(p.pause/2)
+	p.pause = min(2*p.pause, pollMax)
 	if left >= 0 && left < pause {
 		pause = left + rand.N(pollMin) // not all at the same instant
 	}
@@ -66,7 +80,7 @@ func (w *waiter) wait(ctx context.Context, left time.Duration) error {
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-w.closing.Done():
+	case <-p.closing.Done():
 		return ErrClosed
 	}
 }

@@ -27,9 +27,9 @@ func TestADeadlineThatHasPassedIsTheEndOfTheContext(t *testing.T) {
 	})
 }
 
-func TestAWaiterSleepsWithJitterAndNotBeyondTheOthersLease(t *testing.T) {
+func TestAPollerSleepsWithJitterAndNotBeyondTheOthersLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := waiter{closing: t.Context(), pause: pollMin}
+		w := poller{closing: t.Context(), pause: pollMin}
 		sleep := func(left time.Duration) time.Duration {
 			start := time.Now()
 			require.NoError(t, w.wait(t.Context(), left))

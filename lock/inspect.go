@@ -1,0 +1,139 @@
+package lock
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// Info is what is known of a lock.
+type Info struct {
+	Key   string
+	State State
+
+	// Of who holds it; of a revoked lock, who has revoked it.
+	Holder string        // Config.Holder of the client
+	Host   string        // its machine
+	PID    int           // its process
+	Since  time.Time     // when it asked for the lease, by its own clock
+	TTL    time.Duration // until the lease ends, unless it is renewed; negative: the key does not expire
+
+	// Token is the last fencing token: the holder's, where it is held. 0: none
+	// within the last 30 days.
+	Token int64
+
+	// Waiters is how many wait in the queue. Those who poll are not counted.
+	Waiters int
+}
+
+// State says what becomes of a lock.
+type State string
+
+// States of a lock.
+const (
+	Free     State = "free"
+	Held     State = "held"
+	Reserved State = "reserved" // set aside for a waiter, who has not taken it yet
+	Revoked  State = "revoked"  // until its TTL, after which it is free
+)
+
+// Inspect returns what is known of a lock. The error is not of the kind
+// [ErrNotAcquired]: a free lock is no error.
+func (c *Client) Inspect(ctx context.Context, key string) (Info, error) {
+	k, err := c.admin(ctx, key)
+	if err != nil {
+		return Info{}, failed("inspect", key, err)
+	}
+	defer c.leave()
+	info, err := c.store.inspect(ctx, k)
+	info.Key = key
+	if err != nil {
+		return info, failed("inspect", key, err)
+	}
+	return info, nil
+}
+
+// Revoke takes the lease from the holder that has the given fencing token, as
+// [Info] tells it, and reports whether that was still the holder. The holder's
+// next renewal is refused, which ends its lease's context. Only the end of the
+// TTL frees the lock, so that there are never two holders; nobody has to wait
+// for longer than the TTL that the lease was acquired with.
+func (c *Client) Revoke(ctx context.Context, key string, token int64) (bool, error) {
+	k, err := c.admin(ctx, key)
+	if err != nil {
+		return false, failed("revoke", key, err)
+	}
+	defer c.leave()
+	if token <= 0 {
+		return false, failed("revoke", key, fmt.Errorf("token is %d, want the holder's: Inspect tells it", token))
+	}
+	revoked, err := c.store.revoke(ctx, k, token)
+	if err != nil {
+		return false, failed("revoke", key, err)
+	}
+	if revoked {
+		c.log.WarnContext(ctx, "lease revoked", "key", key, "token", token)
+	}
+	return revoked, nil
+}
+
+// admin checks the arguments of a call about a lock, and admits it.
+func (c *Client) admin(ctx context.Context, key string) (keys, error) {
+	if ctx == nil {
+		return keys{}, errNilContext
+	}
+	k, err := c.cfg.keys(key)
+	if err != nil {
+		return k, err
+	}
+	return k, c.enter()
+}
+
+func (s *node) inspect(ctx context.Context, k keys) (Info, error) {
+	reply, err := inspectScript.Run(ctx, s.conn, []string{k.leases[0], k.fences[0], k.queues[0]}).Slice()
+	if err != nil {
+		return Info{}, s.explain(err, k)
+	}
+	if len(reply) != 4 {
+		return Info{}, fmt.Errorf("inspect.lua returned %d values, want 4", len(reply))
+	}
+	value, _ := reply[0].(string)
+	pttl, _ := reply[1].(int64)
+	counter, _ := reply[2].(string)
+	waiters, _ := reply[3].(int64)
+	info := Info{State: Free, Waiters: int(waiters)}
+	if counter != "" {
+		if info.Token, err = strconv.ParseInt(counter, 10, 64); err != nil {
+			return info, fmt.Errorf("the counter holds %s, which is no number: delete %s", quote(counter), quote(k.fences[0]))
+		}
+	}
+	if value == "" {
+		return info, nil
+	}
+	info.TTL = leftOf(pttl)
+	_, h, err := parseValue(value)
+	switch {
+	case err != nil:
+		return info, fmt.Errorf("%s holds %s: %w", quote(k.leases[0]), quote(value), err)
+	case len(value) == tokenLen:
+		info.State = Reserved
+	case h.Revoked:
+		info.State = Revoked
+	default:
+		info.State = Held
+	}
+	info.Holder, info.Host, info.PID = h.Name, h.Host, h.PID
+	if h.Since != 0 {
+		info.Since = time.UnixMilli(h.Since)
+	}
+	return info, nil
+}
+
+func (s *node) revoke(ctx context.Context, k keys, token int64) (bool, error) {
+	h := s.client.holder
+	h.Revoked = true
+	value := newToken() + h.metadata(time.Now())
+	n, err := revokeScript.Run(ctx, s.conn, []string{k.leases[0], k.fences[0]}, token, value, tokenLen).Int()
+	return n == 1, s.explain(err, k)
+}

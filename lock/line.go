@@ -1,0 +1,568 @@
+package lock
+
+import (
+	"container/heap"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/endpoint"
+	"github.com/redisha/redisha/internal/pubsub"
+)
+
+const (
+	// checkMost is how long a place goes unseen at the most. It is looked at
+	// when the other's lease ends, in case that nobody releases it; and from
+	// time to time, in case that messages or the queue itself were lost.
+	checkMost = 3 * time.Second
+
+	// checkJitter spreads the looks of many processes at one lease.
+	checkJitter = 20 * time.Millisecond
+
+	// lineLinger is how long a channel is kept after the last wait.
+	lineLinger = 10 * time.Second
+
+	// maxPlaced bounds the entries of one script.
+	maxPlaced = 100
+)
+
+// A line is where a client's callers stand in the queues of locks, which are in
+// Redis, and where they are told that a lock is theirs. It has one subscription
+// and one goroutine, which is there only while it has something to do; a waiter
+// has neither.
+//
+// While messages come, waiters sleep until one does, and the line looks at each
+// place, which is a lock that somebody waits for: at the end of the lease that it
+// waits for, and every few seconds. While no messages come, the line makes the
+// first waiter of each place try again from time to time.
+type line struct {
+	node    *node
+	process string // the name of this client in the queues
+	sub     subscription
+	chore   chore
+	warned  sync.Once
+
+	mu       sync.Mutex
+	channels map[string]*channel
+	places   map[string]*place  // by the queue's key
+	waiters  map[string]*waiter // by token
+	due      dueHeap
+}
+
+// A subscription tells its owner of messages: see internal/pubsub.
+type subscription interface {
+	Add(channels ...string)
+	Remove(channels ...string)
+	Close() error
+}
+
+// A channel is where messages for some places come.
+type channel struct {
+	name   string
+	live   bool
+	gen    uint64 // counts the times that it was lost
+	places int
+	idle   time.Time // since when there are none
+}
+
+// A place is a lock that callers wait for.
+type place struct {
+	keys    keys
+	channel *channel
+	waiters []*waiter     // in their order
+	refused bool          // the scripts may not publish
+	pause   time.Duration // until the next try, while no messages come
+	due     time.Time     // when to look
+	index   int           // in the heap
+}
+
+// messages reports whether waiters are told when the lock is theirs.
+func (p *place) messages() bool { return p.channel.live && !p.refused }
+
+// A waiter is one call that waits.
+type waiter struct {
+	*request
+	line  *line
+	wake  chan int64    // holds one: the server's time when the lock was set aside, µs; 0: try again
+	woken time.Duration // that time, if the last attempt followed a message
+
+	// Guarded by line.mu.
+	place   *place // nil before the first attempt has failed
+	trying  bool   // an attempt is under way, or will be
+	placed  bool   // its entry is in the queue, as far as is known
+	placing bool   // its entry is on its way there
+	left    bool
+	got     bool // the lock
+	channel *channel
+	gen     uint64 // of the channel, when the attempt began
+}
+
+func newLine(s *node) (*line, error) {
+	if s.conn.Topology() == endpoint.Cluster || s.conn.Endpoint().Proxy != "" {
+		return nil, nil // TODO
+	}
+	l := &line{
+		node:     s,
+		process:  newProcess(),
+		channels: make(map[string]*channel),
+		places:   make(map[string]*place),
+		waiters:  make(map[string]*waiter),
+	}
+	l.chore.do = l.run
+	var err error
+	l.sub, err = pubsub.New(pubsub.Config{
+		Open:         func(ctx context.Context) *redis.PubSub { return s.conn.Subscribe(ctx) },
+		Message:      l.message,
+		Subscribed:   l.subscribed,
+		Gap:          func(error) { l.lost(s.courier.prefix + l.process) },
+		CloseTimeout: max(s.client.cfg.CloseTimeout, 0),
+	})
+	return l, err
+}
+
+// enter returns the caller's waiter; leave must follow. Its first attempt takes a
+// place in the queue if messages would come.
+func (l *line) enter(r *request) *waiter {
+	if l == nil || len(r.locks) > 1 {
+		return nil
+	}
+	w := &waiter{request: r, line: l, wake: make(chan int64, 1), trying: true}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if ch := l.channels[l.channelOf(r.keys)]; ch != nil && ch.live {
+		w.channel, w.gen = ch, ch.gen
+		r.entry = r.token + l.process
+		l.waiters[r.token] = w
+	}
+	return w
+}
+
+func (l *line) channelOf(k keys) string {
+	if prefix := l.node.courier.prefix; prefix != "" {
+		return prefix + l.process
+	}
+	return k.leases[0] + ":p:" + l.process
+}
+
+// failed notes an attempt after which the lock is another's.
+func (w *waiter) failed(a answer) {
+	l := w.line
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := w.place
+	if p == nil {
+		p = l.place(w.keys)
+		p.waiters = append(p.waiters, w)
+		w.place = p
+		l.waiters[w.token] = w
+	}
+	ch := p.channel
+	w.trying = false
+	w.placed = w.entry != "" && ch.live && ch == w.channel && ch.gen == w.gen // else the entry was taken for one of a process that is gone
+	w.entry = w.token + l.process                                             // from now on it may be placed
+	if a.refused {
+		l.refuse(p)
+	}
+	switch {
+	case !p.messages():
+		l.look(p, now.Add(p.poll(a.left)))
+	case !w.placed:
+		l.look(p, now)
+	default:
+		l.look(p, now.Add(until(a.left)))
+	}
+}
+
+// place returns the place of a lock.
+func (l *line) place(k keys) *place {
+	queue := k.queues[0]
+	p := l.places[queue]
+	if p != nil {
+		return p
+	}
+	name := l.channelOf(k)
+	ch := l.channels[name]
+	if ch == nil {
+		ch = &channel{name: name}
+		l.channels[name] = ch
+		l.sub.Add(name)
+	}
+	ch.places++
+	p = &place{keys: k, channel: ch, pause: pollMin, due: time.Now().Add(checkMost)}
+	l.places[queue] = p
+	heap.Push(&l.due, p)
+	return p
+}
+
+// poll returns how long to wait for the next try without messages.
+func (p *place) poll(left time.Duration) time.Duration {
+	pause := p.pause/2 + rand.N(p.pause/2)
+	p.pause = min(2*p.pause, pollMax)
+	if left >= 0 && left < pause {
+		pause = left + rand.N(pollMin) // not all at the same instant
+	}
+	return pause
+}
+
+// until returns how long to wait for the look at a lease that ends in left.
+func until(left time.Duration) time.Duration {
+	if left < 0 || left > checkMost {
+		left = checkMost
+	}
+	return left + 2*time.Millisecond + rand.N(checkJitter)
+}
+
+// look lets the place be looked at by the given time.
+func (l *line) look(p *place, at time.Time) {
+	if at.Before(p.due) {
+		p.due = at
+		heap.Fix(&l.due, p.index)
+	}
+	l.chore.plan(at)
+}
+
+// refuse makes a place poll, since its scripts may not publish.
+func (l *line) refuse(p *place) {
+	p.refused = true
+	l.warned.Do(func() {
+		l.node.client.log.Warn("lock hand-overs are refused, waiters poll: does the ACL allow the user PUBLISH (on Cluster SPUBLISH) and the channels?",
+			"channel", p.channel.name)
+	})
+}
+
+// wait sleeps until another attempt is worth while.
+func (w *waiter) wait(ctx context.Context) error {
+	select {
+	case at := <-w.wake:
+		w.woken = time.Duration(at) * time.Microsecond
+		w.drop = at == 0 // else the entry was taken out of the queue already
+		w.line.mu.Lock()
+		defer w.line.mu.Unlock()
+		w.channel, w.gen = w.place.channel, w.place.channel.gen
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-w.line.node.client.closing.Done():
+		return ErrClosed
+	}
+}
+
+// signal wakes the waiter. The caller holds line.mu.
+func (w *waiter) signal(at int64) {
+	w.trying = true
+	select {
+	case <-w.wake: // one that says less, or the same
+	default:
+	}
+	w.wake <- at
+}
+
+// leave ends the waiter. Unless it has got the lock, its place in the queue and
+// what was set aside for it are given up.
+func (w *waiter) leave(acquired bool) {
+	if w == nil {
+		return
+	}
+	l := w.line
+	l.mu.Lock()
+	delete(l.waiters, w.token)
+	if p := w.place; p != nil {
+		p.waiters = slices.DeleteFunc(p.waiters, func(o *waiter) bool { return o == w })
+		if len(p.waiters) == 0 {
+			l.remove(p)
+		}
+	}
+	w.left, w.got = true, acquired
+	queued := w.entry != ""
+	l.mu.Unlock()
+	if !acquired && queued {
+		l.node.sweeper.add(w.request, settled)
+	}
+}
+
+func (l *line) remove(p *place) {
+	delete(l.places, p.keys.queues[0])
+	heap.Remove(&l.due, p.index)
+	ch := p.channel
+	if ch.places--; ch.places == 0 {
+		ch.idle = time.Now()
+		l.chore.plan(ch.idle.Add(lineLinger))
+	}
+}
+
+// message is what comes from queue.lua.
+func (l *line) message(_, text string) {
+	if len(text) < 1+tokenLen {
+		return
+	}
+	token, rest := text[1:1+tokenLen], text[1+tokenLen:]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w := l.waiters[token]
+	if w == nil {
+		return // it has left, and what was set aside for it is being given up
+	}
+	switch text[0] {
+	case 'y':
+		w.placed = false // it was taken out
+		w.signal(micros(rest))
+	case 's':
+		if w.place != nil {
+			l.look(w.place, time.Now().Add(claimTTL+2*time.Millisecond+rand.N(checkJitter)))
+		}
+	}
+}
+
+// micros reads the time in a message. What is no number is an odd time.
+func micros(text string) int64 {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n <= 0 {
+		return 1
+	}
+	return n
+}
+
+// subscribed puts all who wait on a channel into their queues.
+func (l *line) subscribed(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ch := l.channels[name]
+	if ch == nil {
+		return
+	}
+	ch.live = true
+	now := time.Now()
+	for _, p := range l.places {
+		if p.channel == ch {
+			for _, w := range p.waiters {
+				w.placed = false
+			}
+			l.look(p, now)
+		}
+	}
+}
+
+// lost lets those who wait on a channel poll.
+func (l *line) lost(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ch := l.channels[name]
+	if ch == nil || !ch.live {
+		return
+	}
+	ch.live = false
+	ch.gen++
+	now := time.Now()
+	for _, p := range l.places {
+		if p.channel == ch {
+			p.pause = pollMin
+			l.look(p, now.Add(p.poll(-1)))
+		}
+	}
+}
+
+// run looks at the places that are due and returns when to look again.
+func (l *line) run() (next time.Time) {
+	for {
+		jobs := l.takeDue()
+		if len(jobs) == 0 {
+			break
+		}
+		l.send(jobs)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	next = l.dropIdle()
+	if len(l.due) > 0 && (next.IsZero() || l.due[0].due.Before(next)) {
+		next = l.due[0].due
+	}
+	return next
+}
+
+// dropIdle leaves the channels that were not needed for a while, and returns when
+// to do so again.
+func (l *line) dropIdle() (next time.Time) {
+	now := time.Now()
+	for name, ch := range l.channels {
+		if ch.places > 0 {
+			continue
+		}
+		if end := ch.idle.Add(lineLinger); end.After(now) {
+			if next.IsZero() || end.Before(next) {
+				next = end
+			}
+			continue
+		}
+		delete(l.channels, name)
+		l.sub.Remove(name)
+	}
+	return next
+}
+
+// A look is a call of wait.lua: for those of a place who have no entry in the
+// queue, or else for two of them, to see whether the queue is there still.
+type look struct {
+	place   *place
+	gen     uint64 // of the channel
+	fresh   bool
+	waiters []*waiter
+	cmd     *redis.Cmd
+}
+
+// takeDue returns what wait.lua is to be called for, and wakes those who have to
+// try without messages.
+func (l *line) takeDue() (looks []*look) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	for len(l.due) > 0 && !l.due[0].due.After(now) && len(looks) < batchSize {
+		p := l.due[0]
+		p.due = now.Add(checkMost + rand.N(checkJitter))
+		if p.messages() {
+			if o := p.look(); o != nil {
+				looks = append(looks, o)
+			}
+		} else {
+			if first := p.waiters[0]; !first.trying {
+				first.signal(0)
+			}
+			p.due = now.Add(p.poll(-1))
+		}
+		heap.Fix(&l.due, p.index)
+	}
+	return looks
+}
+
+// look returns nil if there is nothing to be done: all are trying.
+func (p *place) look() *look {
+	o := &look{place: p, gen: p.channel.gen, fresh: true}
+	var placed []*waiter
+	for _, w := range p.waiters {
+		switch {
+		case w.trying:
+		case w.placed:
+			placed = append(placed, w)
+		case len(o.waiters) < maxPlaced:
+			o.waiters = append(o.waiters, w)
+		}
+	}
+	if len(o.waiters) == 0 {
+		o.fresh = false
+		switch len(placed) {
+		case 0:
+			return nil
+		case 1:
+			o.waiters = placed
+		default:
+			o.waiters = []*waiter{placed[0], placed[1+rand.IntN(len(placed)-1)]}
+		}
+	}
+	for _, w := range o.waiters {
+		w.placing = true
+	}
+	return o
+}
+
+// send calls wait.lua and notes what it tells.
+func (l *line) send(looks []*look) {
+	s := l.node
+	ctx, cancel := context.WithTimeout(s.client.running, releaseTimeout)
+	defer cancel()
+	pipe := s.conn.Pipeline()
+	for _, o := range looks {
+		args := []any{queueLife.Milliseconds()}
+		for _, w := range o.waiters {
+			args = append(args, w.token+l.process)
+		}
+		o.cmd = waitScript.Eval(ctx, pipe, []string{o.place.keys.leases[0], o.place.keys.queues[0]}, s.courier.args(args...)...)
+	}
+	conn.Exec(ctx, pipe)
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, o := range looks {
+		l.note(o, now)
+	}
+}
+
+func (l *line) note(o *look, now time.Time) {
+	p := o.place
+	reply, err := o.cmd.Int64Slice()
+	if err == nil && len(reply) != 3 {
+		err = fmt.Errorf("wait.lua returned %d numbers, want 3", len(reply))
+	}
+	current := o.gen == p.channel.gen
+	for _, w := range o.waiters {
+		w.placing = false
+		if w.left {
+			l.node.sweeper.addEntry(w.request, w.got)
+		} else if err == nil && !w.trying {
+			w.placed = current
+		}
+	}
+	if len(p.waiters) == 0 {
+		return
+	}
+	switch {
+	case err != nil:
+		l.look(p, now.Add(p.poll(-1)))
+		return
+	case reply[2] == 1:
+		l.refuse(p)
+		l.look(p, now.Add(p.poll(-1)))
+		return
+	case !o.fresh && reply[0] > 0: // the queue was lost: all are to be put back
+		for _, w := range p.waiters {
+			w.placed = w.placed && slices.Contains(o.waiters, w)
+		}
+	}
+	p.pause = pollMin
+	if slices.ContainsFunc(p.waiters, func(w *waiter) bool { return !w.placed && !w.trying }) {
+		l.look(p, now)
+		return
+	}
+	l.look(p, now.Add(until(leftOf(reply[1]))))
+}
+
+// close ends the subscription.
+func (l *line) close(ctx context.Context) error {
+	if l == nil {
+		return nil
+	}
+	return errors.Join(l.chore.stop(ctx), l.sub.Close())
+}
+
+// A dueHeap has the place that is due first at index 0.
+type dueHeap []*place
+
+func (h dueHeap) Len() int           { return len(h) }
+func (h dueHeap) Less(i, j int) bool { return h[i].due.Before(h[j].due) }
+
+func (h dueHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+
+func (h *dueHeap) Push(x any) {
+	p := x.(*place) //nolint:forcetypeassert // container/heap's signature
+	p.index = len(*h)
+	*h = append(*h, p)
+}
+
+func (h *dueHeap) Pop() any {
+	last := len(*h) - 1
+	p := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	p.index = -1
+	return p
+}

@@ -1,0 +1,22 @@
+-- pass.lua gives up what a token may have: leases, also those that were only set
+-- aside for it, and a place in the queue. What becomes free is handed over. It
+-- returns how many leases were deleted.
+--
+-- KEYS: n leases, then their queues
+-- ARGV[1] the token; all tokens are of one length, so a prefix tells whose a lease is
+-- ARGV[2] the entry in the queue of the first, '' if there is none
+-- and the three of queue.lua
+local n = #KEYS / 2
+if ARGV[2] ~= '' then
+  redis.call('LREM', KEYS[n + 1], 0, ARGV[2])
+end
+local deleted = 0
+for i = 1, n do
+  if redis.call('GETRANGE', KEYS[i], 0, #ARGV[1] - 1) == ARGV[1] then
+    deleted = deleted + redis.call('DEL', KEYS[i])
+  end
+end
+for i = 1, n do
+  wake(KEYS[i], KEYS[n + i])
+end
+return deleted

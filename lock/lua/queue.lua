@@ -1,0 +1,74 @@
+-- queue.lua is the beginning of every script that may hand a lock over. The
+-- queue of a lock is a list of entries: a token of 23 bytes, which says who
+-- waits, and behind it the process that it waits in, which is the end of the
+-- name of the channel that the process listens to.
+--
+-- The last three arguments are: how to publish ('publish', or 'spublish' on
+-- Cluster); how the names of channels begin, where '' stands for the lease's
+-- key and ':p:'; how long a lock is set aside for a waiter, milliseconds.
+local how, prefix, claim = ARGV[#ARGV - 2], ARGV[#ARGV - 1], ARGV[#ARGV]
+
+-- clock returns the server's time in microseconds.
+local function clock()
+  local time = redis.call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+-- tell sends a message to who waits under entry, and returns how many
+-- connections took it: 0, the process is gone; nil, it was refused, by the ACL.
+local function tell(lease, entry, text)
+  local channel = (prefix == '' and lease .. ':p:' or prefix) .. string.sub(entry, 24)
+  local n = redis.pcall(how, channel, text)
+  if type(n) == 'number' then
+    return n
+  end
+end
+
+-- wake hands the lock over if nobody has it: it is set aside for the first in
+-- the queue whose process is there, who is told "y", its token, and the time.
+-- The one behind that is told "s" and its token: it is to call wake again when
+-- the lock was set aside for long enough. Who is gone is taken out. It returns 1
+-- if it may not publish, else 0. Anybody may call it at any time.
+local function wake(lease, queue)
+  if redis.call('EXISTS', lease) == 1 then
+    return 0
+  end
+  local granted = false
+  for _ = 1, 100 do
+    local entry = redis.call('LINDEX', queue, 0)
+    if not entry then
+      return 0
+    end
+    local token = string.sub(entry, 1, 23)
+    local n
+    if granted then
+      n = tell(lease, entry, 's' .. token)
+    else
+      n = tell(lease, entry, 'y' .. token .. string.format('%.0f', clock()))
+    end
+    if not n then
+      return 1
+    end
+    if granted and n > 0 then
+      return 0
+    end
+    redis.call('LPOP', queue)
+    if n > 0 then
+      redis.call('SET', lease, token, 'PX', claim)
+      granted = true
+    end
+  end
+  return 0
+end
+
+-- join puts an entry at the end of the queue unless it is there, and returns
+-- whether it was missing. The queue lives for life more milliseconds.
+local function join(queue, entry, life)
+  local missing = 0
+  if not redis.call('LPOS', queue, entry) then
+    redis.call('RPUSH', queue, entry)
+    missing = 1
+  end
+  redis.call('PEXPIRE', queue, life)
+  return missing
+end

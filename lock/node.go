@@ -1,0 +1,162 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/bsm/redislock"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/endpoint"
+)
+
+// A node is one endpoint that keeps leases: that of a client, or one node of
+// its quorum.
+type node struct {
+	client  *Client
+	conn    *conn.Client
+	locker  *redislock.Client
+	courier courier
+	sweeper sweeper
+	primary atomic.Bool // the endpoint was found to be one that takes locks
+}
+
+func newNode(c *Client, cn *conn.Client) *node {
+	s := &node{client: c, conn: cn, locker: redislock.New(cn), courier: courier{how: "publish", prefix: c.cfg.Namespace + ":lock:p:"}}
+	if cn.Topology() == endpoint.Cluster {
+		s.courier = courier{how: "spublish"}
+	}
+	s.sweeper.init(s)
+	return s
+}
+
+// send sends commands for the given keys in one pipeline. Each gets its error.
+func (s *node) send(ctx context.Context, _ keys, cmds ...redis.Cmder) {
+	pipe := s.conn.Pipeline()
+	for _, cmd := range cmds {
+		_ = pipe.Process(ctx, cmd)
+	}
+	conn.Exec(ctx, pipe)
+}
+
+// A grant is a lease that a server has given.
+type grant struct {
+	answer
+	held *redislock.Lock
+}
+
+// obtain makes one attempt. With r.entry, it takes a place in the queue if the
+// lease is another's: the error is then ErrNotAcquired, and the answer tells
+// more. What an attempt may leave whose outcome is unknown, is given up in the
+// background.
+func (s *node) obtain(ctx context.Context, r *request) (grant, error) {
+	metadata := s.client.holder.metadata(time.Now())
+	a := &attempt{Scripter: s.conn, node: s, keys: r.keys, value: r.token + metadata, entry: r.entry, drop: r.drop}
+	held, err := redislock.New(a).ObtainMulti(ctx, r.keys.leases, r.ttl, &redislock.Options{Token: r.token, Metadata: metadata})
+	g := grant{answer: a.answer}
+	switch {
+	case errors.Is(err, redislock.ErrNotObtained) && a.err != nil && r.entry != "":
+		return g, fmt.Errorf("queue: %w", s.explain(a.err, r.keys))
+	case errors.Is(err, redislock.ErrNotObtained):
+		return g, ErrNotAcquired
+	case err != nil:
+		if !s.neverSent(err) {
+			s.sweeper.add(r, unsettled)
+		}
+		return g, s.explain(err, r.keys)
+	case a.err != nil:
+		s.sweeper.add(r, unsettled)
+		return g, fmt.Errorf("fencing token: %w", s.explain(a.err, r.keys))
+	case a.answer.token < 0: // it ended between the two scripts
+		return g, ErrNotAcquired
+	}
+	held.Client = s.locker
+	g.held = held
+	return g, nil
+}
+
+// release gives a lease back and hands the lock over. The error is redislock's
+// ErrLockNotHeld if the lease is gone.
+func (s *node) release(ctx context.Context, held *redislock.Lock, k keys) error {
+	leaving := *held
+	leaving.Client = redislock.New(&farewell{Scripter: s.conn, node: s, keys: k})
+	return leaving.Release(ctx)
+}
+
+// errGone is the outcome of a renewal that the server has refused: the key is
+// not there, or another's.
+var errGone = errors.New("the lease is gone")
+
+// renew renews leases in one pipeline, and in a second one those whose server did
+// not know the script. It returns an error for each.
+func (s *node) renew(ctx context.Context, leases []renewal) []error {
+	pipe := s.conn.Pipeline()
+	errs := s.refresh(ctx, leases, pipe, pipe)
+	var again []renewal
+	var places []int
+	for i, err := range errs {
+		if noScript(err) {
+			again, places = append(again, leases[i]), append(places, i)
+		}
+	}
+	if len(again) > 0 {
+		pipe := s.conn.Pipeline()
+		for i, err := range s.refresh(ctx, again, pipe, bySource{pipe}) {
+			errs[places[i]] = err
+		}
+	}
+	return errs
+}
+
+// A renewal is one lease to be renewed.
+type renewal struct {
+	held *redislock.Lock
+	ttl  time.Duration
+}
+
+// refresh queues redislock's refresh of each lease on the pipeline, by way of
+// via, sends it, and reads the answers.
+func (s *node) refresh(ctx context.Context, leases []renewal, pipe redis.Pipeliner, via redis.Scripter) []error {
+	locker := redislock.New(via)
+	for _, l := range leases {
+		refresh := *l.held
+		refresh.Client = locker
+		_ = refresh.Refresh(ctx, l.ttl, nil) // only queues
+	}
+	cmds := conn.Exec(ctx, pipe)
+	errs := make([]error, len(leases))
+	for i := range leases {
+		cmd := cmds[i].(*redis.Cmd) //nolint:forcetypeassert // what redislock queues
+		switch err := cmd.Err(); {
+		case errors.Is(err, redis.Nil):
+			errs[i] = errGone
+		case err == nil && cmd.Val() == nil:
+			errs[i] = errors.New("no answer")
+		default:
+			errs[i] = err
+		}
+	}
+	return errs
+}
+
+// explain adds to an error of an acquisition what to do, where the error does
+// not say it.
+func (s *node) explain(err error, k keys) error {
+	switch {
+	case err == nil:
+		return nil
+	case redis.HasErrorPrefix(err, "WRONGTYPE"):
+		return fmt.Errorf("%s, %s or %s holds something else than a lock, delete it: %w", quote(k.leases[0]), quote(k.fences[0]), quote(k.queues[0]), err)
+	case redis.HasErrorPrefix(err, "READONLY"):
+		return fmt.Errorf("%w: %w", ErrReplicaEndpoint, err)
+	case redis.IsPermissionError(err), redis.HasErrorPrefix(err, "The user executing the script"):
+		return fmt.Errorf("%w: the user needs the commands %s on the keys %s:lock:*, and the channels %[3]s:lock:*", err, neededCommands, s.client.cfg.Namespace)
+	}
+	return err
+}
+
+func (s *node) stats() NodeStats { return NodeStats{Conn: s.conn.Stats()} }

@@ -1,0 +1,75 @@
+package lock
+
+import (
+	"context"
+
+	"github.com/bsm/redislock"
+)
+
+// A store keeps leases: one server, or a quorum of them.
+type store interface {
+	// err says why the store can never serve, or is nil.
+	err() error
+
+	// check connects and asks what is there.
+	check(ctx context.Context) error
+
+	// admit lets an acquisition pass if the endpoints take locks.
+	admit(ctx context.Context) error
+
+	// obtain makes one attempt, and takes r.entry's place in the queue if the
+	// lease is another's (ErrNotAcquired). It returns what each server has
+	// granted. What a failed attempt may have left it gives up in the background.
+	obtain(ctx context.Context, r *request) ([]*redislock.Lock, answer, error)
+
+	// renew renews leases. It returns an error for each: errGone if the lease
+	// cannot be held any longer.
+	renew(ctx context.Context, leases []*Lease) []error
+
+	// release gives a lease back. The error is redislock.ErrLockNotHeld if the
+	// lease was gone.
+	release(ctx context.Context, l *Lease) error
+
+	// giveUp gives up in the background what may be left of a request.
+	giveUp(r *request, o outcome)
+
+	// inspect and revoke are those of Client.
+	inspect(ctx context.Context, k keys) (Info, error)
+	revoke(ctx context.Context, k keys, token int64) (bool, error)
+
+	nodes() []NodeStats
+
+	// close ends the work in the background, which is given up when ctx is done.
+	close(ctx context.Context) error
+}
+
+// single is the store of one server.
+type single struct{ *node }
+
+func (s single) err() error { return s.conn.Err() }
+
+func (s single) obtain(ctx context.Context, r *request) ([]*redislock.Lock, answer, error) {
+	g, err := s.node.obtain(ctx, r)
+	if err != nil {
+		return nil, g.answer, err
+	}
+	return []*redislock.Lock{g.held}, g.answer, nil
+}
+
+func (s single) renew(ctx context.Context, leases []*Lease) []error {
+	renewals := make([]renewal, len(leases))
+	for i, l := range leases {
+		renewals[i] = renewal{held: l.grants()[0], ttl: l.ttl}
+	}
+	return s.node.renew(ctx, renewals)
+}
+
+func (s single) release(ctx context.Context, l *Lease) error {
+	return s.node.release(ctx, l.grants()[0], l.keys)
+}
+
+func (s single) giveUp(r *request, o outcome) { s.sweeper.add(r, o) }
+
+func (s single) close(ctx context.Context) error { return s.sweeper.chore.stop(ctx) }
+
+func (s single) nodes() []NodeStats { return []NodeStats{s.stats()} }
