@@ -1,8 +1,4 @@
 package pubsub
 
 // Running reports whether s has goroutines of its own.
-func Running(s *Subscription) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.running
-}
+func Running(s *Subscription) bool { return s.active() }

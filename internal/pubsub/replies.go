@@ -3,6 +3,7 @@ package pubsub
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -75,9 +76,16 @@ func (x *session) deliver(msg *redis.Message) {
 // answered takes the answer of one channel to SUBSCRIBE or UNSUBSCRIBE.
 func (x *session) answered(msg *redis.Subscription) error {
 	switch msg.Kind {
-	case "subscribe":
+	case "subscribe", "ssubscribe":
 		x.confirm(msg.Channel)
 		x.done(subscribe)
+	case "sunsubscribe":
+		delete(x.confirmed, msg.Channel)
+		if x.sent == unsubscribe && slices.Contains(x.batch[len(x.batch)-x.left:], msg.Channel) {
+			x.done(unsubscribe)
+		} else {
+			x.displaced(msg.Channel, errUnserved)
+		}
 	case "unsubscribe":
 		delete(x.confirmed, msg.Channel)
 		x.done(unsubscribe)
@@ -88,6 +96,21 @@ func (x *session) answered(msg *redis.Subscription) error {
 		}
 	}
 	return nil
+}
+
+// errUnserved is why a server unsubscribes a sharded channel.
+var errUnserved = errors.New("the node does not serve the channel's slot any more")
+
+// displaced tells that the server does not serve a channel.
+func (x *session) displaced(channel string, err error) {
+	delete(x.confirmed, channel)
+	delete(x.refused, channel)
+	x.s.mu.Lock()
+	_, wanted := x.s.channels[channel]
+	x.s.mu.Unlock()
+	if wanted {
+		x.s.cfg.displaced(channel, err)
+	}
 }
 
 func (x *session) confirm(channel string) {
@@ -124,11 +147,14 @@ func (x *session) done(cmd command) {
 // is refused as a whole if one of its channels is: smaller and smaller ones
 // find out which.
 func (x *session) answeredBy(err error) error {
+	if x.sharded() {
+		return x.oneAnsweredBy(err)
+	}
 	sent, batch := x.sent, x.batch
 	if passing(err) || sent == none {
 		return err
 	}
-	x.sent, x.batch = none, nil
+	x.sent, x.batch, x.left = none, nil, 0
 	switch {
 	case sent != subscribe: // UNSUBSCRIBE or PING is forbidden: we can do without
 		return nil
@@ -140,6 +166,38 @@ func (x *session) answeredBy(err error) error {
 	return x.refuse(batch[0], err)
 }
 
+// oneAnsweredBy takes an error as the answer to the oldest of the commands under
+// way, one for each sharded channel.
+func (x *session) oneAnsweredBy(err error) error {
+	elsewhere := redis.HasErrorPrefix(err, "MOVED") || redis.IsClusterDownError(err)
+	if elsewhere && x.sent != subscribe {
+		// A slot that went while its channel was unsubscribed from has two answers:
+		// the server's own sunsubscribe, and this.
+		if x.sent == unsubscribe {
+			x.done(unsubscribe)
+		}
+		return nil
+	}
+	if !elsewhere && passing(err) || x.left == 0 && x.sent != ping {
+		return err
+	}
+	sent := x.sent
+	if sent == ping {
+		x.sent = none
+		return nil
+	}
+	channel := x.batch[len(x.batch)-x.left]
+	x.done(sent)
+	switch {
+	case sent == unsubscribe:
+		return nil
+	case elsewhere:
+		x.displaced(channel, err)
+		return nil
+	}
+	return x.refuse(channel, err)
+}
+
 // refuse notes that channel alone was refused. It is an error if that happened
 // to all channels, or to many and none was accepted.
 func (x *session) refuse(channel string, err error) error {
@@ -149,7 +207,7 @@ func (x *session) refuse(channel string, err error) error {
 	}
 	x.s.mu.Lock()
 	x.s.refused, x.s.lastErr = len(x.refused), err
-	all := len(x.confirmed) == 0 && (len(x.s.changed) == 0 || len(x.refused) >= manyRefused)
+	all := len(x.confirmed) == 0 && (len(x.s.changed) == 0 && x.left == 0 || len(x.refused) >= manyRefused)
 	x.s.mu.Unlock()
 	if all {
 		return fmt.Errorf("%w: %w", errRefused, err)

@@ -10,8 +10,9 @@ import (
 )
 
 // A session is what run knows of one connection. At most one command is under
-// way: its answer is the next reply, so an error belongs to it, what gathers
-// meanwhile goes out as one command, and a missing answer is noticed.
+// way, or one for each of some sharded channels: its answer is the next reply, so
+// an error belongs to it, what gathers meanwhile goes out at once, and a missing
+// answer is noticed.
 type session struct {
 	s    *Subscription
 	link *link
@@ -151,8 +152,21 @@ func (x *session) silent() error {
 	if x.ps == nil {
 		return errors.New("connecting takes too long")
 	}
-	return fmt.Errorf("no answer to %s within %s", x.sent, x.s.cfg.Ping)
+	return fmt.Errorf("no answer to %s within %s", x.wire(x.sent), x.s.cfg.Ping)
 }
+
+// wire returns the name of cmd on the wire.
+func (x *session) wire(cmd command) string {
+	if x.sharded() && (cmd == subscribe || cmd == unsubscribe) {
+		return "S" + string(cmd)
+	}
+	return string(cmd)
+}
+
+// sharded reports whether the channels are those of one node of a Cluster. Each
+// then has a command of its own, since one command takes those of one slot; what
+// has gathered is written at once and answered in order.
+func (x *session) sharded() bool { return x.s.cfg.displaced != nil }
 
 // idle reports whether there have been no channels for a while.
 func (x *session) idle(now time.Time) bool {
@@ -179,19 +193,36 @@ func (x *session) send(now time.Time) {
 	x.deadline = now.Add(x.s.cfg.Ping)
 	ctx := once(x.s.cfg.Ping)
 	var err error
-	switch x.sent {
-	case subscribe:
-		err = x.ps.Subscribe(ctx, x.batch...)
-	case unsubscribe:
-		err = x.ps.Unsubscribe(ctx, x.batch...)
-	case ping:
+	switch {
+	case x.sent == ping:
 		err = x.ps.Ping(ctx)
+	case x.sharded():
+		err = x.sendSharded(ctx)
+	case x.sent == subscribe:
+		err = x.ps.Subscribe(ctx, x.batch...)
+	case x.sent == unsubscribe:
+		err = x.ps.Unsubscribe(ctx, x.batch...)
 	}
 	// The link fails too, or has failed and closed ps. What it has read before
 	// comes first, and its own error tells more.
 	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, redis.ErrClosed) {
-		x.unwritten = fmt.Errorf("%s: %w", x.sent, err)
+		x.unwritten = fmt.Errorf("%s: %w", x.wire(x.sent), err)
 	}
+}
+
+func (x *session) sendSharded(ctx context.Context) error {
+	for _, channel := range x.batch {
+		var err error
+		if x.sent == subscribe {
+			err = x.ps.SSubscribe(ctx, channel)
+		} else {
+			err = x.ps.SUnsubscribe(ctx, channel)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // next returns the command by which the server learns what has changed, and its

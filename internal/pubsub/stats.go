@@ -14,14 +14,19 @@ type Stats struct {
 	// current connection; they are tried again every 30s.
 	Refused int
 
-	// Connected reports whether there is a connection.
-	Connected bool
+	// Connections is the number of connections: one at most, but on Cluster one
+	// for each node that has some of the channels.
+	Connections int
 
 	// Connects counts the connections that were made.
 	Connects uint64
 
 	// Gaps counts the interruptions.
 	Gaps uint64
+
+	// Moves counts how often a channel that was live had to be subscribed to anew
+	// because of its slot in the Cluster.
+	Moves uint64
 
 	// Messages counts the messages delivered.
 	Messages uint64
@@ -38,15 +43,33 @@ type Stats struct {
 func (s *Subscription) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Stats{
+	stats := Stats{
 		Channels:  len(s.channels),
 		Live:      s.live,
 		Refused:   s.refused,
-		Connected: s.connected,
 		Connects:  s.connects.Load(),
 		Gaps:      s.gaps.Load(),
 		Messages:  s.messages.Load(),
 		LastGap:   s.lastGap,
 		LastError: s.lastErr,
+	}
+	if s.connected {
+		stats.Connections = 1
+	}
+	return stats
+}
+
+// add adds those of another subscription.
+func (s *Stats) add(o Stats) {
+	s.Channels += o.Channels
+	s.Live += o.Live
+	s.Refused += o.Refused
+	s.Connections += o.Connections
+	s.Connects += o.Connects
+	s.Gaps += o.Gaps
+	s.Moves += o.Moves
+	s.Messages += o.Messages
+	if o.LastError != nil && !o.LastGap.Before(s.LastGap) {
+		s.LastGap, s.LastError = o.LastGap, o.LastError
 	}
 }

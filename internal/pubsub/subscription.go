@@ -75,6 +75,10 @@ type Config struct {
 
 	// CloseTimeout is how long Close waits. Defaults to 5s.
 	CloseTimeout time.Duration
+
+	// displaced, if set, makes the channels sharded ones. It is called when the
+	// server does not serve a channel, or no longer, and has to remove it.
+	displaced func(channel string, err error)
 }
 
 func (c Config) withDefaults() Config {
@@ -135,6 +139,11 @@ func New(cfg Config) (*Subscription, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("pubsub: %w", err)
 	}
+	return newSubscription(cfg), nil
+}
+
+// newSubscription returns a subscription whose cfg has its defaults.
+func newSubscription(cfg Config) *Subscription {
 	s := &Subscription{
 		cfg:      cfg,
 		wake:     make(chan struct{}, 1),
@@ -143,7 +152,7 @@ func New(cfg Config) (*Subscription, error) {
 		changed:  make(map[string]struct{}),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	return s, nil
+	return s
 }
 
 // Add subscribes to channels; those that are there already stay as they are. It
@@ -195,6 +204,13 @@ func (s *Subscription) Renew() {
 	s.signal()
 }
 
+// active reports whether there are channels, or were a moment ago.
+func (s *Subscription) active() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.running
+}
+
 // signal makes run look at what has changed.
 func (s *Subscription) signal() {
 	select {
@@ -216,18 +232,24 @@ func (s *Subscription) Close() error {
 		s.closed = true
 		s.mu.Unlock()
 		s.cancel()
-		ended := make(chan struct{})
-		go func() { // ends with the tasks, which have their own ends
-			defer close(ended)
-			s.tasks.Wait()
-		}()
-		limit := time.NewTimer(s.cfg.CloseTimeout)
-		defer limit.Stop()
-		select {
-		case <-ended:
-		case <-limit.C:
-			s.closeErr = fmt.Errorf("the subscription has not ended within CloseTimeout (%s)", s.cfg.CloseTimeout)
-		}
+		s.closeErr = ended(&s.tasks, s.cfg.CloseTimeout)
 	})
 	return s.closeErr
+}
+
+// ended waits for tasks, which have been told to end.
+func ended(tasks *sync.WaitGroup, timeout time.Duration) error {
+	done := make(chan struct{})
+	go func() { // ends with the tasks
+		defer close(done)
+		tasks.Wait()
+	}()
+	limit := time.NewTimer(timeout)
+	defer limit.Stop()
+	select {
+	case <-done:
+		return nil
+	case <-limit.C:
+		return fmt.Errorf("the subscription has not ended within CloseTimeout (%s)", timeout)
+	}
 }

@@ -1,0 +1,283 @@
+package pubsub
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// checkEvery is how often all channels are compared with the topology: a node
+	// that is cut off from its Cluster answers and does not know that it has lost
+	// its slots.
+	checkEvery = 2 * time.Second
+
+	// reloadTimeout bounds a question for the topology, which go-redis asks one
+	// node after the other, in another order each time.
+	reloadTimeout = 2 * time.Second
+)
+
+var errElsewhere = errors.New("another node of the Cluster serves the channel now")
+
+// A router brings each channel to the shard of its node. It runs while there are
+// channels.
+type router struct {
+	c    *Channels
+	wake chan struct{} // holds one
+
+	// Guarded by mu of c.
+	running   bool
+	homeless  map[string]struct{} // channels without a shard
+	check     time.Time           // when all are looked at
+	all       bool                // they are looked at now
+	stale     bool                // the topology has to be asked for
+	reloading bool                // it is being asked for
+	fails     int                 // checks in a row that found trouble
+	fruitless int                 // attempts in a row to place channels without a topology
+	pause     time.Time           // until when there is no other attempt
+}
+
+func newRouter(c *Channels) *router {
+	return &router{c: c, wake: make(chan struct{}, 1), homeless: make(map[string]struct{})}
+}
+
+// start makes the router look at the channels that are homeless. The caller
+// holds mu.
+func (r *router) start() {
+	if !r.running && len(r.c.places) > 0 {
+		r.running = true
+		r.fails = 0
+		r.check = time.Now().Add(checkEvery)
+		r.c.tasks.Go(r.run)
+	}
+	r.signal()
+}
+
+func (r *router) signal() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// lookNow makes the router compare all channels with the topology.
+func (r *router) lookNow() {
+	r.c.mu.Lock()
+	defer r.c.mu.Unlock()
+	r.all = true
+	r.signal()
+}
+
+// trouble is told that a node has gone. The caller holds mu.
+func (r *router) trouble() {
+	r.fails, r.check = 0, time.Now()
+	r.signal()
+}
+
+// displaced is told that a node does not serve a channel, or no longer.
+func (s *shard) displaced(channel string, err error) {
+	c := s.of
+	c.telling.Lock()
+	defer c.telling.Unlock()
+	c.mu.Lock()
+	p := c.places[channel]
+	if p == nil || p.shard != s {
+		c.mu.Unlock()
+		return
+	}
+	s.sub.Remove(channel)
+	if !p.since.IsZero() && time.Since(p.since) >= settled {
+		p.bounces = 0
+	}
+	p.retry = time.Now().Add(backoff(p.bounces))
+	p.bounces++
+	p.shard, p.live, p.since = nil, false, time.Time{}
+	lost := !p.lost
+	p.lost = true
+	c.router.homeless[channel] = struct{}{}
+	c.router.stale = true
+	c.router.signal()
+	c.mu.Unlock()
+	if lost {
+		c.tellLost([]string{channel}, err)
+	}
+}
+
+// run places channels until there are none.
+func (r *router) run() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		channels, next, ok := r.tend(time.Now())
+		switch {
+		case !ok:
+			return
+		case len(channels) > 0:
+			if !r.place(channels) {
+				return
+			}
+			continue
+		}
+		timer.Reset(time.Until(next))
+		select {
+		case <-timer.C:
+		case <-r.wake:
+		case <-r.c.ctx.Done():
+		}
+	}
+}
+
+// tend does what is due, and returns the channels that have to be placed now,
+// or when to look again. It is not ok if there are no channels any more.
+func (r *router) tend(now time.Time) (channels []string, next time.Time, ok bool) {
+	c := r.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.places) == 0 {
+		r.running = false
+		return nil, next, false
+	}
+	if !now.Before(r.check) {
+		r.examine(now)
+	}
+	if r.stale && !r.reloading {
+		r.reload()
+	}
+	if now.Before(r.pause) {
+		return nil, earlier(r.check, r.pause), true
+	}
+	next = r.check
+	for channel := range r.homeless {
+		switch p := c.places[channel]; {
+		case p == nil || p.shard != nil:
+			delete(r.homeless, channel)
+		case p.bounces > 0 && r.reloading: // the topology is out of date
+		case now.Before(p.retry):
+			next = earlier(next, p.retry)
+		default:
+			channels = append(channels, channel)
+		}
+	}
+	if r.all {
+		r.all = false
+		for channel, p := range c.places {
+			if p.shard != nil {
+				channels = append(channels, channel)
+			}
+		}
+	}
+	return channels, next, true
+}
+
+// examine decides when to compare all channels with the topology: from time to
+// time, or when it has been asked for anew, since some are not subscribed. It
+// forgets nodes that are not used any more. The caller holds mu.
+func (r *router) examine(now time.Time) {
+	troubled := false
+	used := make(map[*shard]bool)
+	for _, p := range r.c.places {
+		used[p.shard] = true
+		troubled = troubled || p.shard != nil && !p.live && !p.refused
+	}
+	if troubled {
+		r.fails++
+		r.stale = true
+		r.check = now.Add(backoff(r.fails))
+	} else {
+		r.fails = 0
+		r.all = true
+		r.check = now.Add(checkEvery)
+	}
+	for node, s := range r.c.shards {
+		if !used[s] && !s.sub.active() {
+			r.c.past.add(s.sub.Stats())
+			delete(r.c.shards, node)
+		}
+	}
+}
+
+// reload has the topology asked for. go-redis' ReloadState would do so up to
+// 200 ms later; what goes to each primary has it asked for at once. The caller
+// holds mu.
+func (r *router) reload() {
+	r.stale, r.reloading = false, true
+	r.c.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(r.c.ctx, reloadTimeout)
+		defer cancel()
+		_ = r.c.cn.EachPrimary(ctx, func(context.Context, redis.UniversalClient) error { return nil })
+		r.c.mu.Lock()
+		defer r.c.mu.Unlock()
+		r.reloading, r.all = false, true
+		r.signal()
+	})
+}
+
+// place brings channels to the nodes that have them by the topology. It reports
+// whether there is more to come: not if the client is closed.
+func (r *router) place(channels []string) bool {
+	ctx, cancel := context.WithTimeout(r.c.ctx, 2*r.c.cfg.Ping)
+	defer cancel()
+	nodes := make([]redis.UniversalClient, len(channels))
+	for i, channel := range channels {
+		var err error
+		if nodes[i], err = r.c.cn.Node(ctx, channel); err != nil { // there is no topology yet
+			return r.unplaced(channels, err)
+		}
+	}
+	c := r.c
+	c.telling.Lock()
+	defer c.telling.Unlock()
+	c.mu.Lock()
+	r.fruitless = 0
+	var moved []string
+	for i, channel := range channels {
+		p := c.places[channel]
+		if p == nil {
+			continue
+		}
+		delete(r.homeless, channel)
+		s := c.shardOf(nodes[i])
+		if p.shard == s {
+			continue
+		}
+		if p.shard != nil {
+			p.shard.sub.Remove(channel)
+		}
+		if p.live {
+			p.lost = true
+			moved = append(moved, channel)
+		}
+		p.shard, p.live, p.refused = s, false, false
+		s.sub.Add(channel)
+	}
+	c.past.Moves += uint64(len(moved))
+	c.mu.Unlock()
+	c.tellLost(moved, errElsewhere)
+	return true
+}
+
+// unplaced notes that no node is known for channels.
+func (r *router) unplaced(channels []string, err error) bool {
+	c := r.c
+	c.telling.Lock()
+	defer c.telling.Unlock()
+	closed := errors.Is(err, redis.ErrClosed)
+	c.mu.Lock()
+	r.fruitless++
+	r.pause = time.Now().Add(backoff(r.fruitless))
+	if closed {
+		r.running = false
+	}
+	var lost []string
+	for _, channel := range channels {
+		if p := c.places[channel]; p != nil && (!p.lost || closed) {
+			p.lost = true
+			lost = append(lost, channel)
+		}
+	}
+	c.mu.Unlock()
+	c.tellLost(lost, err)
+	return !closed
+}
