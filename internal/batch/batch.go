@@ -1,0 +1,228 @@
+// Package batch sends the commands of many callers in shared pipelines.
+//
+// go-redis takes a connection for each command or pipeline. Where dozens of
+// goroutines send small pipelines at the same time, as those that take and
+// release locks do, most of the time goes into system calls and wake-ups, which a
+// shared pipeline needs once.
+//
+// A [Batcher] lets a request through, on its caller's goroutine, while few are
+// under way. The others wait, and travel together in the next pipeline that a
+// lane is free for.
+package batch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/breaker"
+	"github.com/redisha/redisha/internal/conn"
+)
+
+// ErrNotSent is the error of commands that were never sent: their caller's
+// context ended, or the Batcher was closed, while they waited for their turn. The
+// error that wraps it has the cause. That of a caller who left later wraps
+// [conn.ErrOutcomeUnknown] instead: its commands may have been executed, or may
+// be yet.
+var ErrNotSent = errors.New("not sent")
+
+// A Batcher sends the requests of one role. It is safe for concurrent use.
+type Batcher struct {
+	cn      *conn.Client
+	cluster *redis.ClusterClient // nil elsewhere
+	alone   bool                 // no request shares its pipeline
+
+	life context.Context // of flights
+	end  context.CancelCauseFunc
+
+	closed atomic.Bool
+
+	mu     sync.Mutex
+	queues map[place]*queue
+	single [2]*queue // of one server: without and with bypass
+}
+
+// A place is what requests must have in common to travel together.
+type place struct {
+	node   *redis.Client // on Cluster
+	bypass bool
+}
+
+// New returns a Batcher for cn, which stays the caller's. It does no I/O and
+// starts nothing. [Batcher.Close] ends it.
+//
+// Requests for a Cluster whose client redisha did not make are not put together:
+// such a client sends a whole pipeline once more where the server asked to repeat
+// its first command.
+func New(cn *conn.Client) *Batcher {
+	b := &Batcher{cn: cn}
+	b.life, b.end = context.WithCancelCause(context.Background())
+	if cluster, ok := cn.UniversalClient.(*redis.ClusterClient); ok {
+		b.cluster, b.alone = cluster, !cn.Own()
+		b.queues = make(map[place]*queue)
+		return b
+	}
+	for i := range b.single {
+		b.single[i] = newQueue(b, i == 1)
+	}
+	return b
+}
+
+// Do sends cmds, the words of a command each, one behind the other in one
+// pipeline, and returns them in the same order when each has its reply or error.
+// Between them, commands of other callers neither come nor travel. On Cluster all
+// must be for the slot of key; elsewhere key means nothing.
+//
+// When ctx ends, Do returns at once if the request waits or shares its pipeline;
+// if it has a pipeline of its own, as go-redis does: at ctx's deadline, or by the
+// client's read timeout. Its commands then have an error that wraps the cause of
+// ctx, and either [ErrNotSent] or [conn.ErrOutcomeUnknown]. What a shared pipeline
+// waits or is repeated for ends when all its callers have left, so that a caller
+// without deadline waits as long as the client lets it (a minute).
+//
+// The words belong to the Batcher, also after Do has returned: those that a
+// caller left behind may be being written. Commands that block, that concern the
+// connection (MULTI, SUBSCRIBE, CLIENT REPLY, …), and on Cluster those for several
+// slots or without key are not for a Batcher.
+func (b *Batcher) Do(ctx context.Context, key string, cmds ...[]any) []*redis.Cmd {
+	return b.do(ctx, false, key, cmds)
+}
+
+// DoBypass is Do past the circuit breaker, as breaker.Bypass has it.
+func (b *Batcher) DoBypass(ctx context.Context, key string, cmds ...[]any) []*redis.Cmd {
+	return b.do(breaker.Bypass(ctx), true, key, cmds)
+}
+
+func (b *Batcher) do(ctx context.Context, bypass bool, key string, words [][]any) []*redis.Cmd {
+	if err := b.refusal(ctx, words); err != nil {
+		return failed(len(words), err)
+	}
+	cmds := make([]*redis.Cmd, len(words))
+	for i := range words {
+		cmds[i] = redis.NewCmd(ctx, words[i]...)
+	}
+	bytes, ok := size(words)
+	if !ok || bytes > maxBytes || len(words) > maxCommands || b.alone {
+		b.send(ctx, cmds)
+		return cmds
+	}
+	q := b.queue(ctx, place{bypass: bypass}, key)
+	if q == nil {
+		b.send(ctx, cmds)
+		return cmds
+	}
+	t := q.enter()
+	if !t.admitted {
+		r := newRequest(ctx, cmds, bytes)
+		if t = q.wait(ctx, r); !t.admitted {
+			return r.results(cmds)
+		}
+	}
+	defer q.landed(t)
+	b.send(ctx, cmds)
+	return cmds
+}
+
+// refusal says why a request cannot be sent at all.
+func (b *Batcher) refusal(ctx context.Context, words [][]any) error {
+	if ctx == nil {
+		return errors.New("nil context: pass context.Background() or the request's")
+	}
+	if b.closed.Load() {
+		return notSent(conn.ErrClosed)
+	}
+	if err := conn.Ended(ctx); err != nil {
+		return notSent(err)
+	}
+	for i := range words {
+		if len(words[i]) == 0 {
+			return fmt.Errorf("command %d of %d has no words", i+1, len(words))
+		}
+	}
+	return nil
+}
+
+func notSent(cause error) error { return fmt.Errorf("%w: %w", ErrNotSent, cause) }
+
+func failed(n int, err error) []*redis.Cmd {
+	cmds := make([]*redis.Cmd, n)
+	for i := range cmds {
+		cmds[i] = redis.NewCmdResult(nil, err)
+	}
+	return cmds
+}
+
+// send is how a request travels alone.
+func (b *Batcher) send(ctx context.Context, cmds []*redis.Cmd) {
+	if len(cmds) == 1 {
+		_ = b.cn.Process(ctx, cmds[0])
+		return
+	}
+	pipe := b.cn.Pipeline()
+	for _, cmd := range cmds {
+		_ = pipe.Process(ctx, cmd)
+	}
+	conn.Exec(ctx, pipe)
+}
+
+// queue returns where a request for key waits, or nil if there is no telling, as
+// before the topology of a Cluster is known.
+func (b *Batcher) queue(ctx context.Context, p place, key string) *queue {
+	if b.cluster == nil {
+		if p.bypass {
+			return b.single[1]
+		}
+		return b.single[0]
+	}
+	var err error
+	if p.node, err = b.cluster.MasterForKey(ctx, key); err != nil {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	q := b.queues[p]
+	if q == nil && !b.closed.Load() {
+		for p, q := range b.queues { // nodes come and go
+			if q.idle() {
+				delete(b.queues, p)
+			}
+		}
+		q = newQueue(b, p.bypass)
+		b.queues[p] = q
+	}
+	return q
+}
+
+// Close refuses new requests and waits for the others. When ctx ends first, those
+// that wait get [ErrNotSent], the others lose their context, and Close returns an
+// error: a pipeline whose reply is awaited may then be under way until the
+// client's read timeout. Calling it again is safe.
+func (b *Batcher) Close(ctx context.Context) error {
+	b.mu.Lock()
+	b.closed.Store(true)
+	queues := []*queue{b.single[0], b.single[1]}
+	if b.cluster != nil {
+		queues = queues[:0]
+		for _, q := range b.queues {
+			queues = append(queues, q)
+		}
+	}
+	b.mu.Unlock()
+	for _, q := range queues {
+		select {
+		case <-q.close():
+		case <-ctx.Done():
+			b.end(conn.ErrClosed)
+			for _, q := range queues {
+				q.reject(conn.ErrClosed)
+			}
+			return fmt.Errorf("requests still under way: %w", context.Cause(ctx))
+		}
+	}
+	b.end(conn.ErrClosed)
+	return nil
+}
