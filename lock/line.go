@@ -14,7 +14,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redisha/redisha/internal/conn"
-	"github.com/redisha/redisha/internal/endpoint"
 	"github.com/redisha/redisha/internal/pubsub"
 )
 
@@ -46,7 +45,7 @@ const (
 type line struct {
 	node    *node
 	process string // the name of this client in the queues
-	sub     subscription
+	sub     *pubsub.Channels
 	chore   chore
 	warned  sync.Once
 
@@ -55,13 +54,6 @@ type line struct {
 	places   map[string]*place  // by the queue's key
 	waiters  map[string]*waiter // by token
 	due      dueHeap
-}
-
-// A subscription tells its owner of messages: see internal/pubsub.
-type subscription interface {
-	Add(channels ...string)
-	Remove(channels ...string)
-	Close() error
 }
 
 // A channel is where messages for some places come.
@@ -106,8 +98,8 @@ type waiter struct {
 }
 
 func newLine(s *node) (*line, error) {
-	if s.conn.Topology() == endpoint.Cluster || s.conn.Endpoint().Proxy != "" {
-		return nil, nil // TODO
+	if s.conn.Endpoint().Proxy != "" { // which knows no subscriptions
+		return nil, nil
 	}
 	l := &line{
 		node:     s,
@@ -118,12 +110,12 @@ func newLine(s *node) (*line, error) {
 	}
 	l.chore.do = l.run
 	var err error
-	l.sub, err = pubsub.New(pubsub.Config{
-		Open:         func(ctx context.Context) *redis.PubSub { return s.conn.Subscribe(ctx) },
+	l.sub, err = pubsub.Open(s.conn, pubsub.ChannelsConfig{
 		Message:      l.message,
 		Subscribed:   l.subscribed,
-		Gap:          func(error) { l.lost(s.courier.prefix + l.process) },
-		CloseTimeout: max(s.client.cfg.CloseTimeout, 0),
+		Lost:         l.lost,
+		Refused:      l.refused,
+		CloseTimeout: max(s.client.cfg.CloseTimeout, time.Second),
 	})
 	return l, err
 }
@@ -351,23 +343,33 @@ func (l *line) subscribed(name string) {
 	}
 }
 
-// lost lets those who wait on a channel poll.
-func (l *line) lost(name string) {
+// lost lets those who wait on channels poll.
+func (l *line) lost(names []string, _ error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	ch := l.channels[name]
-	if ch == nil || !ch.live {
-		return
-	}
-	ch.live = false
-	ch.gen++
 	now := time.Now()
-	for _, p := range l.places {
-		if p.channel == ch {
-			p.pause = pollMin
-			l.look(p, now.Add(p.poll(-1)))
+	for _, name := range names {
+		ch := l.channels[name]
+		if ch == nil || !ch.live {
+			continue
+		}
+		ch.live = false
+		ch.gen++
+		for _, p := range l.places {
+			if p.channel == ch {
+				p.pause = pollMin
+				l.look(p, now.Add(p.poll(-1)))
+			}
 		}
 	}
+}
+
+// refused tells, once, that waiters cannot be told anything: they poll.
+func (l *line) refused(name string, err error) {
+	l.warned.Do(func() {
+		l.node.client.log.Warn("messages to waiters are refused, they poll: does the ACL allow the user SUBSCRIBE (on Cluster SSUBSCRIBE) and the channels?",
+			"channel", name, "err", err)
+	})
 }
 
 // run looks at the places that are due and returns when to look again.
