@@ -42,6 +42,7 @@ func (collector) Describe(ch chan<- *prometheus.Desc) {
 	queues.describe(ch)
 	results.describe(ch)
 	locks.describe(ch)
+	renewals.describe(ch)
 }
 
 // Collect implements [prometheus.Collector].
@@ -84,9 +85,13 @@ func collectResults(ch chan<- prometheus.Metric, s result.Stats) {
 }
 
 func collectLocks(ch chan<- prometheus.Metric, s lock.Stats) {
-	if collectConn(ch, redisha.Locks, &s.Conn) {
-		locks.collect(ch, &s)
+	if !collectConn(ch, redisha.Locks, &s.Nodes[0].Conn) {
+		return
 	}
+	for i := range s.Classes {
+		locks.collect(ch, &s.Classes[i], s.Classes[i].Class)
+	}
+	renewals.collect(ch, &s)
 }
 
 // collectConn sends what the connection of a role holds, and reports whether

@@ -45,7 +45,7 @@ func TestAForeignClientShowsPoolAndRoleAlone(t *testing.T) {
 	lease, err := locker.TryAcquire(t.Context(), "report")
 	require.NoError(t, err)
 	series := scrape(t, registryOf(t, &redisha.Clients{Locks: locker}))
-	require.EqualValues(t, 1, series[`redisha_locks_held_leases`])
+	require.EqualValues(t, 1, series[`redisha_locks_held_leases{class="default"}`])
 	require.EqualValues(t, 1, series[`redisha_connection_info{role="locks",topology="standalone"}`])
 	require.NotZero(t, series[`redisha_pool_misses_total{role="locks"}`])
 	for name := range series {
@@ -74,13 +74,13 @@ func TestAnUnknownPoolLimitIsLeftOut(t *testing.T) {
 	stats := clients.Locks.Stats()
 	show := func(ch chan<- prometheus.Metric) { collectLocks(ch, stats) }
 	require.EqualValues(t, 4096, render(t, show)[limit])
-	stats.Conn.Pool.MaxTotal = 0
+	stats.Nodes[0].Conn.Pool.MaxTotal = 0
 	require.NotContains(t, render(t, show), limit)
 }
 
 func TestAConnectionClosedWhileThePoolIsReadIsNotNegative(t *testing.T) {
 	stats := open(t, redishatest.New(t)).Locks.Stats()
-	stats.Conn.Pool.Idle = 1
+	stats.Nodes[0].Conn.Pool.Idle = 1
 	series := render(t, func(ch chan<- prometheus.Metric) { collectLocks(ch, stats) })
 	require.Zero(t, series[`redisha_pool_connections{role="locks",state="used"}`])
 }
@@ -109,7 +109,7 @@ func TestCountsOutliveClose(t *testing.T) {
 	require.NoError(t, clients.Locks.Do(t.Context(), "report", func(context.Context, *lock.Lease) error { return nil }))
 	require.NoError(t, clients.Close())
 	series := scrape(t, reg)
-	require.EqualValues(t, 1, series[`redisha_locks_acquisitions_total{outcome="acquired"}`])
+	require.EqualValues(t, 1, series[`redisha_locks_acquisitions_total{class="default",outcome="acquired"}`])
 	require.Zero(t, series[`redisha_pool_connections{role="locks",state="idle"}`])
 }
 
@@ -138,9 +138,9 @@ func TestTwoClientsStandSideBySideUnderTheirLabels(t *testing.T) {
 	require.ErrorIs(t, err, lock.ErrNotAcquired)
 
 	series := scrape(t, reg)
-	require.EqualValues(t, 1, series[`redisha_locks_acquisitions_total{outcome="acquired",shop="eu"}`])
-	require.Zero(t, series[`redisha_locks_acquisitions_total{outcome="acquired",shop="us"}`])
-	require.EqualValues(t, 1, series[`redisha_locks_acquisitions_total{outcome="not_acquired",shop="us"}`])
+	require.EqualValues(t, 1, series[`redisha_locks_acquisitions_total{class="default",outcome="acquired",shop="eu"}`])
+	require.Zero(t, series[`redisha_locks_acquisitions_total{class="default",outcome="acquired",shop="us"}`])
+	require.EqualValues(t, 1, series[`redisha_locks_acquisitions_total{class="default",outcome="not_acquired",shop="us"}`])
 	require.NoError(t, lease.Release(t.Context()))
 	problems, err := testutil.GatherAndLint(reg)
 	require.NoError(t, err)
@@ -188,5 +188,5 @@ func TestScrapesAreSafeBesideWorkAndEachOther(t *testing.T) {
 	}
 	series := scrape(t, reg)
 	require.EqualValues(t, 200, series[`redisha_cache_sets_total{role="cache"}`])
-	require.EqualValues(t, 200, series[`redisha_locks_releases_total{outcome="released"}`])
+	require.EqualValues(t, 200, series[`redisha_locks_releases_total{class="default",outcome="released"}`])
 }

@@ -170,16 +170,19 @@
 //
 // # Locks
 //
-// The outcome of an acquisition is acquired, not_acquired or failed, of a release
+// The label class is what the program names its locks by (lock.Class), "default"
+// where it does not; past 64 of them the rest is "other". Another class is there
+// from its first use. The outcome of an acquisition is acquired, not_acquired or failed, of a release
 // released or failed, of a renewal renewed or failed; the cause of a loss is
-// expired, refused or clock.
+// expired, refused, clock or endpoint.
 //
-//	redisha_locks_acquisitions_total         counter    outcome
-//	redisha_locks_wait_duration_seconds      histogram
-//	redisha_locks_waiting_calls              gauge
-//	redisha_locks_held_leases                gauge
-//	redisha_locks_hold_duration_seconds      histogram
-//	redisha_locks_releases_total             counter    outcome
-//	redisha_locks_lost_total                 counter    cause
+//	redisha_locks_acquisitions_total         counter    class, outcome
+//	redisha_locks_wait_duration_seconds      histogram  class
+//	redisha_locks_waiting_calls              gauge      class
+//	redisha_locks_held_leases                gauge      class
+//	redisha_locks_hold_duration_seconds      histogram  class
+//	redisha_locks_releases_total             counter    class, outcome
+//	redisha_locks_lost_total                 counter    cause, class
 //	redisha_locks_renewals_total             counter    outcome
+//	redisha_locks_handover_duration_seconds  histogram
 package metrics

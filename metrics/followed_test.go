@@ -155,7 +155,7 @@ func TestNoAnswerHasNoAge(t *testing.T) {
 
 func TestAClusterHasSwitchesAndNoResolver(t *testing.T) {
 	stats := open(t, redishatest.New(t)).Locks.Stats()
-	stats.Conn.Topology, stats.Conn.Replicas.Enabled = clusterTopology, true
+	stats.Nodes[0].Conn.Topology, stats.Nodes[0].Conn.Replicas.Enabled = clusterTopology, true
 	series := render(t, func(ch chan<- prometheus.Metric) { collectLocks(ch, stats) })
 	require.Contains(t, series, `redisha_primary_switches_total{role="locks"}`)
 	require.Contains(t, series, `redisha_replica_fallbacks_total{role="locks"}`)

@@ -5,42 +5,49 @@ import (
 	"github.com/redisha/redisha/lock"
 )
 
-// locks is what a client of locks counts.
-var locks = newTable(nil,
+// locks is what a client of locks counts for each class.
+var locks = newTable(by("class"),
 	counters("redisha_locks_acquisitions_total",
 		"Calls that acquire a lock, by how they ended: with a lease (acquired), with another one holding the key (not_acquired), or with an error (failed).",
-		by("outcome"), func(s *lock.Stats) []sample {
+		by("outcome"), func(s *lock.ClassStats) []sample {
 			return []sample{count(s.Acquired, "acquired"), count(s.NotAcquired, "not_acquired"), count(s.Failed, "failed")}
 		}),
 	histogram("redisha_locks_wait_duration_seconds",
 		"Seconds from the call of Acquire or Do to the lease.",
-		func(s *lock.Stats) stats.HistogramSnapshot { return s.Wait }),
+		func(s *lock.ClassStats) stats.HistogramSnapshot { return s.Wait }),
 	gauge("redisha_locks_waiting_calls",
 		"Calls of Acquire and Do that wait now.",
-		func(s *lock.Stats) int64 { return s.Waiting }),
+		func(s *lock.ClassStats) int64 { return s.Waiting }),
 	gauge("redisha_locks_held_leases",
 		"Leases held now.",
-		func(s *lock.Stats) int64 { return s.Held }),
+		func(s *lock.ClassStats) int64 { return s.Held }),
 	histogram("redisha_locks_hold_duration_seconds",
 		"Seconds from the lease to its release or loss.",
-		func(s *lock.Stats) stats.HistogramSnapshot { return s.Hold }),
+		func(s *lock.ClassStats) stats.HistogramSnapshot { return s.Hold }),
 	counters("redisha_locks_releases_total",
 		"Releases of leases that were held: released, or failed, of which it is unknown whether they arrived.",
-		by("outcome"), func(s *lock.Stats) []sample {
+		by("outcome"), func(s *lock.ClassStats) []sample {
 			return []sample{count(s.Released, "released"), count(s.ReleaseFailed, "failed")}
 		}),
 	counters("redisha_locks_lost_total",
-		"Leases lost, by cause: not renewed in time (expired), key deleted or another's (refused), or a jump of the machine's clock.",
-		by("cause"), func(s *lock.Stats) []sample {
+		"Leases lost, by cause: not renewed in time (expired), key deleted or another's (refused), a jump of the machine's clock (clock), or an endpoint found to take no locks any more (endpoint).",
+		by("cause"), func(s *lock.ClassStats) []sample {
 			var all []sample
 			for _, n := range s.Lost {
 				all = append(all, count(n.Count, n.Cause))
 			}
 			return all
 		}),
+)
+
+// renewals is what a client of locks counts for all classes together.
+var renewals = newTable(nil,
 	counters("redisha_locks_renewals_total",
 		"Renewals of one lease: renewed, or failed for want of an answer.",
 		by("outcome"), func(s *lock.Stats) []sample {
 			return []sample{count(s.Renewed, "renewed"), count(s.RenewFailed, "failed")}
 		}),
+	histogram("redisha_locks_handover_duration_seconds",
+		"Seconds from a holder's release to the lease of who waited for it, by the server's clock.",
+		func(s *lock.Stats) stats.HistogramSnapshot { return s.HandOver }),
 )

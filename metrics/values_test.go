@@ -221,23 +221,23 @@ func TestValuesOfLocks(t *testing.T) {
 		require.NoError(t, err)
 		time.Sleep(11 * time.Second) // renewed at a third of the TTL
 		requireSeries(t, map[string]float64{
-			`redisha_locks_acquisitions_total{outcome="acquired"}`:     3,
-			`redisha_locks_acquisitions_total{outcome="not_acquired"}`: 1,
-			`redisha_locks_acquisitions_total{outcome="failed"}`:       0,
-			`redisha_locks_wait_duration_seconds_count`:                1,
-			`redisha_locks_waiting_calls`:                              0,
-			`redisha_locks_held_leases`:                                1,
-			`redisha_locks_hold_duration_seconds_count`:                2,
-			`redisha_locks_hold_duration_seconds_sum`:                  4,
-			`redisha_locks_releases_total{outcome="released"}`:         1,
-			`redisha_locks_releases_total{outcome="failed"}`:           0,
-			`redisha_locks_lost_total{cause="refused"}`:                1,
-			`redisha_locks_lost_total{cause="expired"}`:                0,
-			`redisha_locks_renewals_total{outcome="renewed"}`:          1,
-			`redisha_locks_renewals_total{outcome="failed"}`:           0,
+			`redisha_locks_acquisitions_total{class="default",outcome="acquired"}`:     3,
+			`redisha_locks_acquisitions_total{class="default",outcome="not_acquired"}`: 1,
+			`redisha_locks_acquisitions_total{class="default",outcome="failed"}`:       0,
+			`redisha_locks_wait_duration_seconds_count{class="default"}`:               1,
+			`redisha_locks_waiting_calls{class="default"}`:                             0,
+			`redisha_locks_held_leases{class="default"}`:                               1,
+			`redisha_locks_hold_duration_seconds_count{class="default"}`:               2,
+			`redisha_locks_hold_duration_seconds_sum{class="default"}`:                 4,
+			`redisha_locks_releases_total{class="default",outcome="released"}`:         1,
+			`redisha_locks_releases_total{class="default",outcome="failed"}`:           0,
+			`redisha_locks_lost_total{cause="refused",class="default"}`:                1,
+			`redisha_locks_lost_total{cause="expired",class="default"}`:                0,
+			`redisha_locks_renewals_total{outcome="renewed"}`:                          1,
+			`redisha_locks_renewals_total{outcome="failed"}`:                           0,
 		}, scrape(t, reg))
 		require.NoError(t, long.Release(t.Context()))
-		require.Zero(t, scrape(t, reg)[`redisha_locks_held_leases`])
+		require.Zero(t, scrape(t, reg)[`redisha_locks_held_leases{class="default"}`])
 	})
 }
 

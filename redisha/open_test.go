@@ -431,7 +431,7 @@ func TestManyCallersAndOneClose(t *testing.T) {
 			}
 		})
 	}
-	require.Eventually(t, func() bool { return clients.Locks.Stats().Conn.Commands.Total() > 50 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return clients.Locks.Stats().Nodes[0].Conn.Commands.Total() > 50 }, 20*time.Second, time.Millisecond)
 	require.NoError(t, clients.Close())
 	callers.Wait()
 }
