@@ -1,6 +1,8 @@
 package metrics
 
 import (
+	"strconv"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/redisha/redisha/broker"
@@ -67,26 +69,32 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 }
 
 func collectCache(ch chan<- prometheus.Metric, role redisha.Role, s cache.Stats) {
-	if collectConn(ch, role, &s.Conn) {
+	if collectConn(ch, role, "", &s.Conn) {
 		caches.collect(ch, &s, string(role))
 	}
 }
 
 func collectBroker(ch chan<- prometheus.Metric, s broker.Stats) {
-	if collectConn(ch, redisha.Broker, &s.Conn) {
+	if collectConn(ch, redisha.Broker, "", &s.Conn) {
 		queues.collect(ch, &s)
 	}
 }
 
 func collectResults(ch chan<- prometheus.Metric, s result.Stats) {
-	if collectConn(ch, redisha.Results, &s.Conn) {
+	if collectConn(ch, redisha.Results, "", &s.Conn) {
 		results.collect(ch, &s)
 	}
 }
 
 func collectLocks(ch chan<- prometheus.Metric, s lock.Stats) {
-	if !collectConn(ch, redisha.Locks, &s.Nodes[0].Conn) {
-		return
+	for i := range s.Nodes {
+		node := ""
+		if len(s.Nodes) > 1 {
+			node = strconv.Itoa(i + 1)
+		}
+		if !collectConn(ch, redisha.Locks, node, &s.Nodes[i].Conn) {
+			return
+		}
 	}
 	for i := range s.Classes {
 		locks.collect(ch, &s.Classes[i], s.Classes[i].Class)
@@ -94,27 +102,27 @@ func collectLocks(ch chan<- prometheus.Metric, s lock.Stats) {
 	renewals.collect(ch, &s)
 }
 
-// collectConn sends what the connection of a role holds, and reports whether
-// the role has one.
-func collectConn(ch chan<- prometheus.Metric, role redisha.Role, s *conn.Stats) bool {
+// collectConn sends what the connection of a role holds, to the given node of it,
+// and reports whether there is one: a role without endpoint has none.
+func collectConn(ch chan<- prometheus.Metric, role redisha.Role, node string, s *conn.Stats) bool {
 	if !s.Configured {
 		return false
 	}
-	connection.collect(ch, s, string(role))
-	pools.collect(ch, &s.Pool, string(role))
+	connection.collect(ch, s, string(role), node)
+	pools.collect(ch, &s.Pool, string(role), node)
 	if s.Role != "" { // redisha made the client; of others it does not know
-		ownConnection.collect(ch, s, string(role))
-		cleaned.collect(ch, &s.Pool, string(role))
+		ownConnection.collect(ch, s, string(role), node)
+		cleaned.collect(ch, &s.Pool, string(role), node)
 		collectTopology(ch, role, s)
 	}
 	if s.Breaker.Enabled {
-		circuits.collect(ch, &s.Breaker, string(role))
+		circuits.collect(ch, &s.Breaker, string(role), node)
 	}
 	return true
 }
 
 // collectTopology sends what there is where the primary can change, and where
-// reads go to replicas.
+// reads go to replicas. The nodes of a quorum have neither.
 func collectTopology(ch chan<- prometheus.Metric, role redisha.Role, s *conn.Stats) {
 	if s.Primary.Followed || s.Topology == clusterTopology {
 		switches.collect(ch, &s.Primary, string(role))

@@ -190,3 +190,13 @@ func TestScrapesAreSafeBesideWorkAndEachOther(t *testing.T) {
 	require.EqualValues(t, 200, series[`redisha_cache_sets_total{role="cache"}`])
 	require.EqualValues(t, 200, series[`redisha_locks_releases_total{class="default",outcome="released"}`])
 }
+
+func TestANodeOfAQuorumIsToldByItsNumber(t *testing.T) {
+	stats := open(t, redishatest.New(t)).Locks.Stats()
+	stats.Nodes = append(stats.Nodes, stats.Nodes[0], stats.Nodes[0])
+	stats.Nodes[2].Conn.DialErrors = 7
+	series := render(t, func(ch chan<- prometheus.Metric) { collectLocks(ch, stats) })
+	require.EqualValues(t, 7, series[`redisha_connection_dial_errors_total{node="3",role="locks"}`])
+	require.Zero(t, series[`redisha_connection_dial_errors_total{node="1",role="locks"}`])
+	require.NotContains(t, series, `redisha_connection_dial_errors_total{role="locks"}`)
+}

@@ -5,8 +5,13 @@ import (
 	"github.com/redisha/redisha/internal/conn"
 )
 
+// perNode are the labels of what each client of a server has. Most roles have
+// one, and its node is "", which to Prometheus is as if there was no such label;
+// a quorum of locks has one for each of its servers.
+var perNode = by("role", "node")
+
 // connection is what every role has: a client with a pool.
-var connection = newTable(by("role"),
+var connection = newTable(perNode,
 	gauges("redisha_connection_info",
 		"Always 1. The topology that the role's client works with.",
 		by("topology"), func(s *conn.Stats) []sample {
@@ -16,13 +21,13 @@ var connection = newTable(by("role"),
 
 // Each role has a pool, and another one if it reads from replicas.
 var (
-	pools        = newPool("redisha_pool", "")
-	replicaPools = newPool("redisha_replica_pool", " to replicas")
+	pools        = newPool(perNode, "redisha_pool", "")
+	replicaPools = newPool(by("role"), "redisha_replica_pool", " to replicas")
 )
 
 // newPool is the table of a pool, whose connections lead where leading says.
-func newPool(prefix, leading string) table[conn.PoolStats] {
-	return newTable(by("role"),
+func newPool(labels []string, prefix, leading string) table[conn.PoolStats] {
+	return newTable(labels,
 		gauges(prefix+"_connections",
 			"Connections"+leading+" that are open, by what they do: idle ones wait for a command, used ones serve one.",
 			by("state"), func(s *conn.PoolStats) []sample {
@@ -65,19 +70,19 @@ func newPool(prefix, leading string) table[conn.PoolStats] {
 
 // Connections that a cleaner closes exist in clients that redisha made.
 var (
-	cleaned        = newCleaned("redisha_pool", "")
-	replicaCleaned = newCleaned("redisha_replica_pool", " to replicas")
+	cleaned        = newCleaned(perNode, "redisha_pool", "")
+	replicaCleaned = newCleaned(by("role"), "redisha_replica_pool", " to replicas")
 )
 
-func newCleaned(prefix, leading string) table[conn.PoolStats] {
-	return newTable(by("role"),
+func newCleaned(labels []string, prefix, leading string) table[conn.PoolStats] {
+	return newTable(labels,
 		counter(prefix+"_cleaned_connections_total",
 			"Connections"+leading+" closed for their idleness before a command was to take them.",
 			func(s *conn.PoolStats) uint64 { return s.Cleaned }))
 }
 
 // ownConnection is what only clients count that redisha made.
-var ownConnection = newTable(by("role"),
+var ownConnection = newTable(perNode,
 	counter("redisha_connection_dials_total",
 		"Connections begun.",
 		func(s *conn.Stats) uint64 { return s.Dials }),
@@ -114,7 +119,7 @@ var ownConnection = newTable(by("role"),
 )
 
 // circuits is the circuit breaker of a role that has one.
-var circuits = newTable(by("role"),
+var circuits = newTable(perNode,
 	gauges("redisha_breaker_state",
 		"1 for the state that a circuit of the breaker is in, 0 for the others. The circuit server is for all commands, writes for those that store new data.",
 		by("circuit", "state"), func(s *conn.BreakerStats) []sample {

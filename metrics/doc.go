@@ -20,6 +20,7 @@
 // cache. Clients that redisha did not make, but a role was given, show pool and
 // topology only. A breaker that is turned off shows nothing. The other labels:
 //
+//	node      which server of a quorum of locks, from 1 in the order of the URL; else empty, as if it was not there
 //	state     of connections: used, idle; of the breaker: closed, half-open, open
 //	circuit   server, which refuses all commands, and writes, which refuses those that store data while the server takes none
 //	family    read, write, script, blocking, pipeline, transaction, other
@@ -35,28 +36,28 @@
 //	          closed                 the client is closed, or its role has no endpoint
 //	          reply                  any other error that the server replied
 //
-//	redisha_connection_info                  gauge      role, topology
-//	redisha_connection_dials_total           counter    role
-//	redisha_connection_dial_errors_total     counter    role
-//	redisha_pool_connections                 gauge      role, state
-//	redisha_pool_max_connections             gauge      role
-//	redisha_pool_waiting_commands            gauge      role
-//	redisha_pool_hits_total                  counter    role
-//	redisha_pool_misses_total                counter    role
-//	redisha_pool_timeouts_total              counter    role
-//	redisha_pool_waits_total                 counter    role
-//	redisha_pool_wait_seconds_total          counter    role
-//	redisha_pool_stale_connections_total     counter    role
-//	redisha_pool_cleaned_connections_total   counter    role
-//	redisha_command_duration_seconds         histogram  family, role
-//	redisha_command_errors_total             counter    class, role
-//	redisha_command_pipelined_total          counter    role
-//	redisha_command_repeats_total            counter    role
-//	redisha_command_unknown_outcomes_total   counter    role
-//	redisha_breaker_state                    gauge      circuit, role, state
-//	redisha_breaker_trips_total              counter    circuit, role
-//	redisha_breaker_failures_total           counter    role
-//	redisha_breaker_rejected_total           counter    role
+//	redisha_connection_info                  gauge      node, role, topology
+//	redisha_connection_dials_total           counter    node, role
+//	redisha_connection_dial_errors_total     counter    node, role
+//	redisha_pool_connections                 gauge      node, role, state
+//	redisha_pool_max_connections             gauge      node, role
+//	redisha_pool_waiting_commands            gauge      node, role
+//	redisha_pool_hits_total                  counter    node, role
+//	redisha_pool_misses_total                counter    node, role
+//	redisha_pool_timeouts_total              counter    node, role
+//	redisha_pool_waits_total                 counter    node, role
+//	redisha_pool_wait_seconds_total          counter    node, role
+//	redisha_pool_stale_connections_total     counter    node, role
+//	redisha_pool_cleaned_connections_total   counter    node, role
+//	redisha_command_duration_seconds         histogram  family, node, role
+//	redisha_command_errors_total             counter    class, node, role
+//	redisha_command_pipelined_total          counter    node, role
+//	redisha_command_repeats_total            counter    node, role
+//	redisha_command_unknown_outcomes_total   counter    node, role
+//	redisha_breaker_state                    gauge      circuit, node, role, state
+//	redisha_breaker_trips_total              counter    circuit, node, role
+//	redisha_breaker_failures_total           counter    node, role
+//	redisha_breaker_rejected_total           counter    node, role
 //
 // # Primaries and replicas
 //

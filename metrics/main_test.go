@@ -57,6 +57,9 @@ func scrapeText(tb testing.TB, from prometheus.Gatherer) string {
 	return w.Body.String()
 }
 
+// withoutNode takes the label node away where it is empty, as Prometheus does.
+var withoutNode = strings.NewReplacer(`{node="",`, `{`, `,node=""`, ``)
+
 // scrape returns the series by name and labels, as redisha_x_total{role="cache"}.
 func scrape(tb testing.TB, from prometheus.Gatherer) map[string]float64 {
 	tb.Helper()
@@ -68,7 +71,7 @@ func scrape(tb testing.TB, from prometheus.Gatherer) map[string]float64 {
 		at := strings.LastIndexByte(line, ' ')
 		value, err := strconv.ParseFloat(strings.TrimSpace(line[at+1:]), 64)
 		require.NoError(tb, err, line)
-		series[line[:at]] = value
+		series[withoutNode.Replace(line[:at])] = value
 	}
 	return series
 }

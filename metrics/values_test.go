@@ -278,3 +278,43 @@ func TestValuesOfABreakerThatOpens(t *testing.T) {
 		require.NoError(t, srv.Restart())
 	})
 }
+
+func TestLocksAreCountedByClass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		clients := open(t, redishatest.New(t))
+		reg := registryOf(t, clients)
+		lease, err := clients.Locks.TryAcquire(t.Context(), "leader", lock.Class("election"))
+		require.NoError(t, err)
+		_, err = clients.Locks.TryAcquire(t.Context(), "leader")
+		require.ErrorIs(t, err, lock.ErrNotAcquired)
+		requireSeries(t, map[string]float64{
+			`redisha_locks_held_leases{class="election"}`:                                1,
+			`redisha_locks_held_leases{class="default"}`:                                 0,
+			`redisha_locks_acquisitions_total{class="election",outcome="acquired"}`:      1,
+			`redisha_locks_acquisitions_total{class="election",outcome="failed"}`:        0,
+			`redisha_locks_acquisitions_total{class="default",outcome="not_acquired"}`:   1,
+			`redisha_locks_lost_total{cause="endpoint",class="election"}`:                0,
+			`redisha_locks_hold_duration_seconds_bucket{class="election",le="0.524288"}`: 0,
+			`redisha_locks_handover_duration_seconds_count`:                              0,
+		}, scrape(t, reg))
+		require.NoError(t, lease.Release(t.Context()))
+	})
+}
+
+func TestAHandOverIsTimed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		clients := open(t, redishatest.New(t))
+		reg := registryOf(t, clients)
+		lease, err := clients.Locks.TryAcquire(t.Context(), "report")
+		require.NoError(t, err)
+		ended := make(chan error, 1)
+		go func() {
+			ended <- clients.Locks.Do(t.Context(), "report", func(context.Context, *lock.Lease) error { return nil })
+		}()
+		time.Sleep(time.Second) // it stands in the queue
+		require.Zero(t, scrape(t, reg)[`redisha_locks_handover_duration_seconds_count`])
+		require.NoError(t, lease.Release(t.Context()))
+		require.NoError(t, <-ended)
+		require.EqualValues(t, 1, scrape(t, reg)[`redisha_locks_handover_duration_seconds_count`])
+	})
+}
