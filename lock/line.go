@@ -60,7 +60,7 @@ type line struct {
 type channel struct {
 	name   string
 	live   bool
-	gen    uint64 // counts the times that it was lost
+	gen    uint64 // counts how often it came and went
 	places int
 	idle   time.Time // since when there are none
 }
@@ -90,7 +90,7 @@ type waiter struct {
 	place   *place // nil before the first attempt has failed
 	trying  bool   // an attempt is under way, or will be
 	placed  bool   // its entry is in the queue, as far as is known
-	placing bool   // its entry is on its way there
+	stale   bool   // its entry may have come there after it was taken out
 	left    bool
 	got     bool // the lock
 	channel *channel
@@ -158,7 +158,7 @@ func (w *waiter) failed(a answer) {
 		l.waiters[w.token] = w
 	}
 	ch := p.channel
-	w.trying = false
+	w.trying, w.stale = false, false
 	w.placed = w.entry != "" && ch.live && ch == w.channel && ch.gen == w.gen // else the entry was taken for one of a process that is gone
 	w.entry = w.token + l.process                                             // from now on it may be placed
 	if a.refused {
@@ -274,10 +274,13 @@ func (w *waiter) leave(acquired bool) {
 		}
 	}
 	w.left, w.got = true, acquired
-	queued := w.entry != ""
+	queued, stale := w.entry != "", w.stale
 	l.mu.Unlock()
-	if !acquired && queued {
+	switch {
+	case !acquired && queued:
 		l.node.sweeper.add(w.request, settled)
+	case stale:
+		l.node.sweeper.addEntry(w.request, acquired)
 	}
 }
 
@@ -332,6 +335,7 @@ func (l *line) subscribed(name string) {
 		return
 	}
 	ch.live = true
+	ch.gen++
 	now := time.Now()
 	for _, p := range l.places {
 		if p.channel == ch {
@@ -468,9 +472,6 @@ func (p *place) look() *look {
 			o.waiters = []*waiter{placed[0], placed[1+rand.IntN(len(placed)-1)]}
 		}
 	}
-	for _, w := range o.waiters {
-		w.placing = true
-	}
 	return o
 }
 
@@ -504,10 +505,12 @@ func (l *line) note(o *look, now time.Time) {
 	}
 	current := o.gen == p.channel.gen
 	for _, w := range o.waiters {
-		w.placing = false
-		if w.left {
+		switch {
+		case w.left:
 			l.node.sweeper.addEntry(w.request, w.got)
-		} else if err == nil && !w.trying {
+		case w.trying:
+			w.stale = true
+		case err == nil:
 			w.placed = current
 		}
 	}

@@ -1,14 +1,17 @@
--- wait.lua sees to it that waiters have their places in a queue, and hands the
--- lock over if it is free. It returns {how many places were missing, PTTL of the
--- lease, 1 if it may not publish}.
+-- wait.lua sees to it that waiters have their places in a queue, but for the one
+-- who has the lock, and hands the lock over if it is free. It returns {how many
+-- places were missing, PTTL of the lease, 1 if it may not publish}.
 --
 -- KEYS[1] lease        KEYS[2] queue
 -- ARGV[1] how long the queue lives, milliseconds
 -- ARGV[2] and following: entries, in their order
 -- and the three of queue.lua
+local has = redis.call('GETRANGE', KEYS[1], 0, 22)
 local missing = 0
 for i = 2, #ARGV - 3 do
-  missing = missing + join(KEYS[2], ARGV[i], ARGV[1])
+  if string.sub(ARGV[i], 1, 23) ~= has then
+    missing = missing + join(KEYS[2], ARGV[i], ARGV[1])
+  end
 end
 local refused = wake(KEYS[1], KEYS[2])
 return {missing, redis.call('PTTL', KEYS[1]), refused}
