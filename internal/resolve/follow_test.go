@@ -464,10 +464,11 @@ func TestNothingIsToldWithoutNews(t *testing.T) {
 }
 
 func TestStateIsReadWithoutAllocation(t *testing.T) {
-	s := newScene(t, 1)
-	r := s.open()
-	await(t, r, 10*time.Second, at(primaryA))
-	require.Zero(t, testing.AllocsPerRun(100, func() { _ = r.State() }))
+	synctest.Test(t, func(t *testing.T) {
+		r := newScene(t, 1).settled()
+		synctest.Wait() // nobody else allocates
+		require.Zero(t, testing.AllocsPerRun(100, func() { _ = r.State() }))
+	})
 }
 
 func TestCloseEndsEverythingAtOnce(t *testing.T) {

@@ -155,8 +155,10 @@ func (h *history) heal(i int) {
 	h.net.Add(h.addrs[i], h.sentinels[i].Dial)
 }
 
-// pass lets time go on and looks at what must always be true.
+// pass lets time go on and looks at what must always be true, of State and Stats
+// at rest: the statistics follow the state.
 func (h *history) pass(d time.Duration) {
+	synctest.Wait()
 	h.look()
 	time.Sleep(d)
 	synctest.Wait()

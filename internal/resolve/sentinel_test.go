@@ -143,6 +143,7 @@ func TestPrimaryIsFoundAndFollowed(t *testing.T) {
 		took := await(t, r, time.Second, at(primaryB))
 		require.LessOrEqual(t, took, 50*time.Millisecond, "an announcement triggers a poll")
 		require.EqualValues(t, 2, r.State().Epoch)
+		synctest.Wait() // the statistics follow the state
 		st := r.Stats()
 		require.EqualValues(t, 1, st.Switches)
 		require.EqualValues(t, 1, st.Announcements)
