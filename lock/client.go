@@ -46,6 +46,14 @@ type Client struct {
 // Close does not close it. It does no I/O. Endpoints of Sentinel are refused
 // with [ErrSentinelEndpoint].
 //
+// What is behind the client is asked before the first lease, and then, while the
+// locks are in use, each 10 s and after every new connection: see
+// [ErrSentinelEndpoint], [ErrReplicaEndpoint], [ErrFailoverManaged] and
+// [Config.Strict] for what is refused. Where that is found while leases are held,
+// no new ones are handed out, and those that are held are renewed no more: they
+// end with [ErrLost], all at once if the server has become a replica. New leases
+// are handed out again when the endpoint was found to be well for a minute.
+//
 // A go-redis client that repeats commands, as it does by default, can make
 // Release say [ErrLost] for a release that worked and whose reply was lost: set
 // its MaxRetries to -1, as redisha.Open does.
@@ -54,15 +62,13 @@ func New(rdb redis.UniversalClient, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock: new: %w", err)
 	}
-	if followsSentinel(cn) {
-		return nil, fmt.Errorf("lock: new: %w", ErrSentinelEndpoint)
-	}
 	cfg = cfg.withDefaults()
-	if err := cfg.validate(); err != nil {
+	if err := errors.Join(cfg.validate(), cfg.refusesUnseen(cn)); err != nil {
 		return nil, fmt.Errorf("lock: new: %w", err)
 	}
 	c := newClient(cfg, cn.Logger())
 	s := newNode(c, cn)
+	s.fallen = c.loseAll
 	c.store = single{s}
 	if c.line, err = newLine(s); err != nil {
 		return nil, fmt.Errorf("lock: new: %w", err)

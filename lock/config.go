@@ -2,6 +2,7 @@ package lock
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -45,6 +46,21 @@ type Config struct {
 	// to 5s; negative: it does not wait.
 	CloseTimeout time.Duration
 
+	// AllowFailoverManaged takes a primary that Sentinels watch, addressed
+	// directly, which is otherwise refused with ErrFailoverManaged. A failover
+	// there can hand one lock to two holders, since replication is asynchronous
+	// and the old primary goes on answering for a while: set it only where every
+	// write under a lease is checked by the fencing token. A warning is logged.
+	// Endpoints and clients that follow Sentinels are refused all the same.
+	AllowFailoverManaged bool
+
+	// Strict refuses, with ErrUnsafeEndpoint, what is otherwise taken with a
+	// warning: a primary with replicas and a Cluster with replicas, where a
+	// promotion can hand one lock to two holders, and an endpoint that does not
+	// tell what it is, since the ACL forbids to ask or a proxy does not know.
+	// It does not go together with AllowFailoverManaged.
+	Strict bool
+
 	// Logger defaults to that of the client that New is given.
 	Logger *slog.Logger
 }
@@ -66,6 +82,8 @@ func (c Config) validate() error {
 		return fmt.Errorf("want a Namespace of at most %d bytes, got %d", maxNameBytes, len(c.Namespace))
 	case len(c.Holder) > maxNameBytes:
 		return fmt.Errorf("want a Holder of at most %d bytes, got %d", maxNameBytes, len(c.Holder))
+	case c.Strict && c.AllowFailoverManaged:
+		return errors.New("Strict and AllowFailoverManaged are both set: Strict refuses any server that may fail over, so leave one out")
 	}
 	if err := validClass(c.Class); err != nil {
 		return err

@@ -387,7 +387,6 @@ func (w *watch) note(begun time.Time, dials uint64, d discovery) {
 	refusal, now := c.cfg.refuses(d), time.Now()
 	before, was := w.found.finding, w.refusal
 	w.noted, w.found, w.dials = begun, d, dials
-	w.due = now.Add(watchEvery)
 	var ends, begins bool
 	switch {
 	case refusal != nil:
@@ -406,7 +405,10 @@ func (w *watch) note(begun time.Time, dials uint64, d discovery) {
 	warn := w.refusal == nil && warnings[d.finding] != "" && !w.warned[d.finding]
 	w.warned[d.finding] = w.warned[d.finding] || warn
 	fallen := w.taken && refusal != nil && d.finding == replica
-	w.chore.plan(earlier(w.due, now.Add(watchDials)))
+	if w.taken { // else only those who come to ask want to know
+		w.due = now.Add(watchEvery)
+		w.chore.plan(now.Add(watchDials))
+	}
 	w.mu.Unlock()
 
 	log := c.log.With("addr", addrOf(w.node.conn), "found", d.String())
@@ -468,8 +470,9 @@ func (c *Client) loseAll() {
 	}
 }
 
-func (w *watch) stats() (addr, found string, refused bool) {
+// state returns what was found last, and whether the endpoint is refused.
+func (w *watch) state() (f finding, refused bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return addrOf(w.node.conn), w.found.String(), w.refusal != nil
+	return w.found.finding, w.refusal != nil
 }

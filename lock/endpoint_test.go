@@ -200,7 +200,7 @@ func TestAReplicaIsRefused(t *testing.T) {
 	require.ErrorContains(t, err, fmt.Sprintf("127.0.0.1:%d", primary.Port()))
 	require.ErrorIs(t, c.Check(t.Context()), ErrReplicaEndpoint)
 
-	c.store.(single).primary.Store(true) // as where ROLE is forbidden, or it was one before
+	c.store.(single).watch.clear.Store(true) // as if it had been a primary a moment before
 	_, err = c.TryAcquire(t.Context(), "k")
 	require.ErrorIs(t, err, ErrReplicaEndpoint)
 	require.ErrorContains(t, err, "READONLY")

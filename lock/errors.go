@@ -25,18 +25,32 @@ var (
 	ErrLost = errors.New("lease lost")
 
 	// ErrSentinelEndpoint says that the endpoint is one of Sentinel, which this
-	// package refuses.
-	ErrSentinelEndpoint = errors.New("locks refuse a Sentinel endpoint, since a failover can hand one lock to two holders: " +
-		"give locks a server of their own that does not fail over, and set REDISHA_LOCKS_URL to it, such as redis://host:6379")
+	// package always refuses: a client that follows the primary by Sentinel, or
+	// a Sentinel itself. After a failover whose replica had not seen the lease, a
+	// second holder gets the lock at once, while the first one has it still.
+	ErrSentinelEndpoint = errors.New("locks refuse a Sentinel endpoint, since a failover can hand one lock to two holders: " + instead)
 
 	// ErrReplicaEndpoint says that the endpoint is a replica.
 	ErrReplicaEndpoint = errors.New("locks refuse a replica, which takes no writes and knows of locks too late: " +
 		"set REDISHA_LOCKS_URL to a fixed primary, such as redis://host:6379")
 
+	// ErrFailoverManaged says that Sentinels watch the primary at the endpoint,
+	// and may put another in its place; see Config.AllowFailoverManaged.
+	ErrFailoverManaged = errors.New("locks refuse a primary that Sentinels watch, since a failover can hand one lock to two holders: " +
+		instead + "; or, if fencing tokens are checked wherever it matters, set AllowFailoverManaged")
+
+	// ErrUnsafeEndpoint says that Config.Strict refuses the endpoint.
+	ErrUnsafeEndpoint = errors.New("strict locks refuse a server that may fail over, or does not tell whether it may, since a failover can hand one lock to two holders: " + instead +
+		"; or allow the user ROLE and PUBSUB|NUMSUB (on Cluster CLUSTER|SHARDS) where it is safe; or leave Strict out")
+
 	// ErrClosed is returned by calls after Close, and is the cause of the end of
 	// the contexts of the leases that were held then. It is go-redis' own.
 	ErrClosed = redis.ErrClosed
 )
+
+// instead is where locks are safe.
+const instead = "give locks a server of their own that does not fail over, such as redis://host:6379 in REDISHA_LOCKS_URL, " +
+	"or a quorum of independent primaries, such as redis://a;redis://b;redis://c"
 
 var errNilContext = errors.New("nil context: pass context.Background() or the request's")
 

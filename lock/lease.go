@@ -35,6 +35,7 @@ type Lease struct {
 	state    state
 	err      error       // of a lost lease
 	deadline time.Time   // when it counts as lost
+	doomed   bool        // it is not renewed any more, since its endpoint takes no locks
 	timer    *time.Timer // fires at the deadline
 	skew     time.Duration
 
@@ -125,9 +126,7 @@ func (l *Lease) Release(ctx context.Context) error {
 	}
 	l.releasing.Lock()
 	defer l.releasing.Unlock()
-	if l.overdue() {
-		l.lose(expired)
-	}
+	l.expire()
 	first := l.leave(leaving, nil)
 	if first {
 		defer l.client.leave()
@@ -213,13 +212,6 @@ func (l *Lease) result() (state, error) {
 	return l.state, l.err
 }
 
-// overdue reports whether the lease is held beyond its deadline.
-func (l *Lease) overdue() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.state == held && !time.Now().Before(l.deadline)
-}
-
 // extend moves the deadline after a renewal that was sent at the given time.
 func (l *Lease) extend(sent time.Time, skew time.Duration) {
 	l.mu.Lock()
@@ -231,10 +223,25 @@ func (l *Lease) extend(sent time.Time, skew time.Duration) {
 	l.timer.Reset(time.Until(l.deadline))
 }
 
-// expire is what the timer calls.
+// runOut lets the lease end at its deadline, and returns when it would be due to
+// be renewed if it were not.
+func (l *Lease) runOut() (due time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.doomed = true
+	return l.deadline.Add(l.ttl)
+}
+
+// expire ends a lease whose deadline has passed. It is what the timer calls.
 func (l *Lease) expire() {
-	if l.overdue() { // else a renewal came in between, and has set the timer anew
-		l.lose(expired)
+	l.mu.Lock()
+	over, cause := l.state == held && !time.Now().Before(l.deadline), expired
+	if l.doomed {
+		cause = unsafe
+	}
+	l.mu.Unlock()
+	if over { // else a renewal came in between, and has set the timer anew
+		l.lose(cause)
 	}
 }
 

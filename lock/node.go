@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
+	"slices"
 	"time"
 
 	"github.com/bsm/redislock"
@@ -22,7 +22,8 @@ type node struct {
 	locker  *redislock.Client
 	courier courier
 	sweeper sweeper
-	primary atomic.Bool // the endpoint was found to be one that takes locks
+	watch   watch
+	fallen  func() // is called when the server has become a replica; may be nil
 }
 
 func newNode(c *Client, cn *conn.Client) *node {
@@ -31,6 +32,7 @@ func newNode(c *Client, cn *conn.Client) *node {
 		s.courier = courier{how: "spublish"}
 	}
 	s.sweeper.init(s)
+	s.watch.init(s)
 	return s
 }
 
@@ -67,8 +69,10 @@ func (s *node) obtain(ctx context.Context, r *request) (grant, error) {
 		if !s.neverSent(err) {
 			s.sweeper.add(r, unsettled)
 		}
+		s.sees(err)
 		return g, s.explain(err, r.keys)
 	case a.err != nil:
+		s.sees(a.err)
 		s.sweeper.add(r, unsettled)
 		return g, fmt.Errorf("fencing token: %w", s.explain(a.err, r.keys))
 	case a.answer.token < 0: // it ended between the two scripts
@@ -92,8 +96,12 @@ func (s *node) release(ctx context.Context, held *redislock.Lock, k keys) error 
 var errGone = errors.New("the lease is gone")
 
 // renew renews leases in one pipeline, and in a second one those whose server did
-// not know the script. It returns an error for each.
+// not know the script. It returns an error for each: errUnsafe where the endpoint
+// takes no locks any more.
 func (s *node) renew(ctx context.Context, leases []renewal) []error {
+	if s.watch.barred.Load() {
+		return slices.Repeat([]error{errUnsafe}, len(leases))
+	}
 	pipe := s.conn.Pipeline()
 	errs := s.refresh(ctx, leases, pipe, pipe)
 	var again []renewal
@@ -151,12 +159,17 @@ func (s *node) explain(err error, k keys) error {
 		return nil
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return fmt.Errorf("%s, %s or %s holds something else than a lock, delete it: %w", quote(k.leases[0]), quote(k.fences[0]), quote(k.queues[0]), err)
-	case redis.HasErrorPrefix(err, "READONLY"):
+	case isReplicas(err):
 		return fmt.Errorf("%w: %w", ErrReplicaEndpoint, err)
+	case errors.Is(err, conn.ErrSentinel):
+		return fmt.Errorf("%w: %w", ErrSentinelEndpoint, err)
 	case redis.IsPermissionError(err), redis.HasErrorPrefix(err, "The user executing the script"):
 		return fmt.Errorf("%w: the user needs the commands %s on the keys %s:lock:*, and the channels %[3]s:lock:*", err, neededCommands, s.client.cfg.Namespace)
 	}
 	return err
 }
 
-func (s *node) stats() NodeStats { return NodeStats{Conn: s.conn.Stats()} }
+func (s *node) stats() NodeStats {
+	found, refused := s.watch.state()
+	return NodeStats{Addr: addrOf(s.conn), Endpoint: found.String(), Refused: refused, Conn: s.conn.Stats()}
+}

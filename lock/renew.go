@@ -126,6 +126,8 @@ func (r *renewer) renew(batch []*Lease, patience time.Duration) {
 			r.again(l, sent.Add(l.ttl/3))
 		case errors.Is(err, errGone):
 			l.lose(refused)
+		case errors.Is(err, errUnsafe):
+			r.again(l, l.runOut())
 		default:
 			failures++
 			failure = err

@@ -22,6 +22,23 @@ type Stats struct {
 
 // NodeStats is what a client has to do with one server.
 type NodeStats struct {
+	Addr string // host:port, or several with a comma in between; "" if the client does not tell
+
+	// Endpoint is what was found there last:
+	//
+	//	unknown           it was not asked yet
+	//	safe              nothing that fails over
+	//	replicas          a primary with replicas, or a Cluster with some
+	//	unprobed          it did not tell: forbidden, a proxy, or not Redis
+	//	failover_managed  a primary that Sentinels watch
+	//	replica           a replica
+	//	sentinel          a Sentinel
+	//
+	// Refused tells that no leases are handed out there for that, now or less than
+	// a minute ago.
+	Endpoint string
+	Refused  bool
+
 	Conn conn.Stats // the connection's
 }
 

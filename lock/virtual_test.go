@@ -273,6 +273,9 @@ func (*pipelines) DialHook(next redis.DialHook) redis.DialHook          { return
 func (*pipelines) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
 func (p *pipelines) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if cmds[0].Name() == "role" { // of the watch
+			return next(ctx, cmds)
+		}
 		p.n.Add(1)
 		p.cmds.Add(int64(len(cmds)))
 		return next(ctx, cmds)
