@@ -77,10 +77,5 @@ func (c *chore) stop(ctx context.Context) error {
 	if running == nil {
 		return nil
 	}
-	select {
-	case <-running:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return await(ctx, running)
 }

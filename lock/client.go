@@ -157,7 +157,7 @@ func (c *Client) shutdown() error {
 	}
 
 	c.stop()
-	err := errors.Join(c.renewer.chore.stop(ctx), c.line.close(ctx), c.store.close(ctx))
+	err := errors.Join(c.renewer.stop(ctx), c.line.close(ctx), c.store.close(ctx))
 	left := c.renewer.leases()
 	for _, l := range left {
 		l.abandon()

@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redisha/redisha/breaker"
+	"github.com/redisha/redisha/internal/batch"
 	"github.com/redisha/redisha/internal/conn"
 )
 
@@ -77,7 +78,7 @@ const neededCommands = "EVAL EVALSHA GET GETRANGE MGET MSET MSETNX SET PEXPIRE P
 // neverSent reports whether err says that a command was not sent at all. A
 // foreign client may have repeated it, and then err is of the last try alone.
 func (s *node) neverSent(err error) bool {
-	if errors.Is(err, ErrClosed) || errors.Is(err, breaker.ErrOpen) || errors.Is(err, conn.ErrNotConfigured) {
+	if errors.Is(err, ErrClosed) || errors.Is(err, breaker.ErrOpen) || errors.Is(err, conn.ErrNotConfigured) || errors.Is(err, batch.ErrNotSent) {
 		return true
 	}
 	var op *net.OpError

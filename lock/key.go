@@ -52,6 +52,15 @@ func (c Config) names(lock string) (lease, fence, queue string) {
 	return lease, lease + ":f", lease + ":q"
 }
 
+// queueOf names the queue of a lease: names knows how.
+func queueOf(lease string) string {
+	if lease == "" || lease[len(lease)-1] == '}' && strings.Count(lease, "}") == 1 {
+		return lease + ":q"
+	}
+	tag, lock, _ := strings.Cut(lease, "}=")
+	return tag + "}q=" + lock
+}
+
 // hashTag returns what lies between the first brace and the next closing one.
 func hashTag(key string) (tag string, ok bool) {
 	_, tag, ok = strings.Cut(key, "{")

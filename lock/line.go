@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -303,15 +304,17 @@ func (l *line) message(_, text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w := l.waiters[token]
-	if w == nil {
-		return // it has left, and what was set aside for it is being given up
-	}
 	switch text[0] {
 	case 'y':
+		at, lease, _ := strings.Cut(rest, " ")
+		if w == nil {
+			l.node.sweeper.addClaim(lease, token)
+			return
+		}
 		w.placed = false // it was taken out
-		w.signal(micros(rest))
+		w.signal(micros(at))
 	case 's':
-		if w.place != nil {
+		if w != nil && w.place != nil {
 			l.look(w.place, time.Now().Add(claimTTL+2*time.Millisecond+rand.N(checkJitter)))
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
@@ -222,16 +223,16 @@ func TestALostMessageCostsTheClaim(t *testing.T) {
 		s := &served{start: time.Now()}
 		var wg sync.WaitGroup
 		s.queueUp(t, &wg, 0, c)
-		c.line.mu.Lock()
-		waiters := c.line.waiters
-		c.line.waiters = map[string]*waiter{} // so that the message is for nobody
-		c.line.mu.Unlock()
+		srv.SetPreHook(func(_ *server.Peer, cmd string, args ...string) bool {
+			if cmd == "PUBLISH" {
+				args[1] = "y" // which says nothing
+			}
+			return false
+		})
 		s.start = time.Now()
 		require.NoError(t, first.Release(t.Context()))
 		time.Sleep(time.Millisecond)
-		c.line.mu.Lock()
-		c.line.waiters = waiters
-		c.line.mu.Unlock()
+		srv.SetPreHook(nil)
 		wg.Wait()
 		require.LessOrEqual(t, s.at[0], claimTTL+checkMost+time.Second)
 		requireNoQueue(t, srv)

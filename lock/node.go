@@ -10,6 +10,7 @@ import (
 	"github.com/bsm/redislock"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/redisha/redisha/internal/batch"
 	"github.com/redisha/redisha/internal/conn"
 	"github.com/redisha/redisha/internal/endpoint"
 )
@@ -20,6 +21,7 @@ type node struct {
 	client  *Client
 	conn    *conn.Client
 	locker  *redislock.Client
+	batch   *batch.Batcher // for attempts and releases
 	courier courier
 	sweeper sweeper
 	watch   watch
@@ -27,22 +29,13 @@ type node struct {
 }
 
 func newNode(c *Client, cn *conn.Client) *node {
-	s := &node{client: c, conn: cn, locker: redislock.New(cn), courier: courier{how: "publish", prefix: c.cfg.Namespace + ":lock:p:"}}
+	s := &node{client: c, conn: cn, locker: redislock.New(cn), batch: batch.New(cn), courier: courier{how: "publish", prefix: c.cfg.Namespace + ":lock:p:"}}
 	if cn.Topology() == endpoint.Cluster {
 		s.courier = courier{how: "spublish"}
 	}
 	s.sweeper.init(s)
 	s.watch.init(s)
 	return s
-}
-
-// send sends commands for the given keys in one pipeline. Each gets its error.
-func (s *node) send(ctx context.Context, _ keys, cmds ...redis.Cmder) {
-	pipe := s.conn.Pipeline()
-	for _, cmd := range cmds {
-		_ = pipe.Process(ctx, cmd)
-	}
-	conn.Exec(ctx, pipe)
 }
 
 // A grant is a lease that a server has given.
@@ -167,6 +160,11 @@ func (s *node) explain(err error, k keys) error {
 		return fmt.Errorf("%w: the user needs the commands %s on the keys %s:lock:*, and the channels %[3]s:lock:*", err, neededCommands, s.client.cfg.Namespace)
 	}
 	return err
+}
+
+// close ends the work in the background, or leaves it to itself when ctx is done.
+func (s *node) close(ctx context.Context) error {
+	return errors.Join(s.watch.chore.stop(ctx), s.sweeper.chore.stop(ctx), s.batch.Close(ctx))
 }
 
 func (s *node) stats() NodeStats {

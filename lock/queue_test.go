@@ -193,7 +193,9 @@ func TestWhatIsSetAsideLastsForTheClaimAndTellsTheTime(t *testing.T) {
 		require.Zero(t, reply[2])
 		m, err := sub.ReceiveMessage(ctx)
 		require.NoError(t, err)
-		require.GreaterOrEqual(t, micros(m.Payload[1+tokenLen:]), before.UnixMicro(), "every digit")
+		at, lease, _ := strings.Cut(m.Payload[1+tokenLen:], " ")
+		require.Equal(t, "{k}", lease)
+		require.GreaterOrEqual(t, micros(at), before.UnixMicro(), "every digit")
 		require.Equal(t, tokenOf(1), rdb.Get(ctx, "{k}").Val(), "set aside: a token alone")
 	})
 }

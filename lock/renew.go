@@ -18,14 +18,17 @@ const (
 )
 
 // The renewer renews all leases of a client: those that are due in one
-// pipeline, by one goroutine, which is there only while it does so. A lease
-// whose renewal fails is tried again, until its own timer ends it.
+// pipeline, by one goroutine, which is there only while it does so. A server that
+// does not answer keeps that one waiting; what is due meanwhile gets another. A
+// lease whose renewal fails is tried again, until its own timer ends it.
 type renewer struct {
 	client *Client
 	chore  chore
 
-	mu   sync.Mutex
-	held leaseHeap
+	mu      sync.Mutex
+	held    leaseHeap
+	flying  int           // batches under way
+	settled chan struct{} // closed when there are none; nil before stop
 }
 
 func (r *renewer) init(c *Client) {
@@ -65,13 +68,14 @@ func (r *renewer) leases() []*Lease {
 
 // run renews what is due and returns when to look again: never, once nothing is held.
 func (r *renewer) run() (next time.Time) {
-	patience := releaseTimeout
 	for _, l := range r.leases() {
 		l.checkClock()
-		patience = min(patience, l.ttl/4)
 	}
 	for batch := range slices.Chunk(r.takeDue(), batchSize) {
-		r.renew(batch, max(patience, MinTTL))
+		r.mu.Lock()
+		r.flying++
+		r.mu.Unlock()
+		go r.renew(batch) // stop waits for it
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -79,6 +83,36 @@ func (r *renewer) run() (next time.Time) {
 		return time.Time{}
 	}
 	return earlier(r.held[0].due, time.Now().Add(clockCheck))
+}
+
+// stop ends the renewing, which is given up when ctx is done.
+func (r *renewer) stop(ctx context.Context) error {
+	if err := r.chore.stop(ctx); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.settled = make(chan struct{})
+	settled := r.settled
+	if r.flying == 0 {
+		close(settled)
+	}
+	r.mu.Unlock()
+	return await(ctx, settled)
+}
+
+// await returns nil once done is closed, or why ctx ended before.
+func await(ctx context.Context, done <-chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	default:
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // takeDue returns the leases that are due, and if there are any also those that
@@ -108,10 +142,14 @@ func (r *renewer) plan(l *Lease, due time.Time) {
 	}
 }
 
-// renew renews a batch. A server that does not answer must not hold up the leases
-// of another for longer than patience.
-func (r *renewer) renew(batch []*Lease, patience time.Duration) {
+// renew renews a batch. It gives up in time for another try.
+func (r *renewer) renew(batch []*Lease) {
+	defer r.landed()
 	c := r.client
+	patience := releaseTimeout
+	for _, l := range batch {
+		patience = min(patience, max(l.ttl/4, MinTTL))
+	}
 	ctx, cancel := context.WithTimeout(c.running, patience)
 	defer cancel()
 	skew, sent := c.clock.skew(), time.Now()
@@ -140,11 +178,23 @@ func (r *renewer) renew(batch []*Lease, patience time.Duration) {
 	}
 }
 
+func (r *renewer) landed() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.flying--; r.flying == 0 && r.settled != nil {
+		close(r.settled)
+	}
+}
+
 // again makes the lease due at the given time, if it is held still.
 func (r *renewer) again(l *Lease, due time.Time) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.plan(l, due)
+	held := l.index >= 0
+	r.mu.Unlock()
+	if held {
+		r.chore.plan(due)
+	}
 }
 
 func earlier(a, b time.Time) time.Time {

@@ -86,12 +86,10 @@ type answer struct {
 }
 
 func (a *attempt) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
-	obtain := evalSha(ctx, sha, keys, args)
-	fence := evalSha(ctx, fenceScript.Hash(), a.keys.all(), a.args())
-	a.node.send(ctx, a.keys, obtain, fence)
+	cmds := a.node.batch.Do(ctx, a.keys.leases[0], evalSha(sha, keys, args), evalSha(fenceScript.Hash(), a.keys.all(), a.args()))
+	obtain, fence := cmds[0], cmds[1]
 	if noScript(fence.Err()) && !noScript(obtain.Err()) {
-		fence = eval(ctx, queueLua+fenceLua, a.keys.all(), a.args())
-		a.node.send(ctx, a.keys, fence)
+		fence = a.node.batch.Do(ctx, a.keys.leases[0], eval(queueLua+fenceLua, a.keys.all(), a.args()))[0]
 	}
 	a.read(fence)
 	return obtain
@@ -99,11 +97,9 @@ func (a *attempt) EvalSha(ctx context.Context, sha string, keys []string, args .
 
 // Eval is what redislock calls after NOSCRIPT.
 func (a *attempt) Eval(ctx context.Context, script string, keys []string, args ...any) *redis.Cmd {
-	obtain := eval(ctx, script, keys, args)
-	fence := eval(ctx, queueLua+fenceLua, a.keys.all(), a.args())
-	a.node.send(ctx, a.keys, obtain, fence)
-	a.read(fence)
-	return obtain
+	cmds := a.node.batch.Do(ctx, a.keys.leases[0], eval(script, keys, args), eval(queueLua+fenceLua, a.keys.all(), a.args()))
+	a.read(cmds[1])
+	return cmds[0]
 }
 
 func (a *attempt) args() []any {
@@ -142,38 +138,43 @@ type farewell struct {
 }
 
 func (f *farewell) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
-	release := evalSha(ctx, sha, keys, args)
-	wake := evalSha(ctx, wakeScript.Hash(), f.keys.handed(), f.node.courier.args())
-	f.node.send(ctx, f.keys, release, wake)
+	cmds := f.send(ctx, evalSha(sha, keys, args), evalSha(wakeScript.Hash(), f.keys.handed(), f.node.courier.args()))
+	release, wake := cmds[0], cmds[1]
 	if noScript(wake.Err()) && !noScript(release.Err()) {
-		f.node.send(ctx, f.keys, eval(ctx, queueLua+wakeLua, f.keys.handed(), f.node.courier.args()))
+		f.send(ctx, eval(queueLua+wakeLua, f.keys.handed(), f.node.courier.args()))
 	}
 	return release
 }
 
 func (f *farewell) Eval(ctx context.Context, script string, keys []string, args ...any) *redis.Cmd {
-	release := eval(ctx, script, keys, args)
-	f.node.send(ctx, f.keys, release, eval(ctx, queueLua+wakeLua, f.keys.handed(), f.node.courier.args()))
-	return release
+	return f.send(ctx, eval(script, keys, args), eval(queueLua+wakeLua, f.keys.handed(), f.node.courier.args()))[0]
 }
 
-func evalSha(ctx context.Context, sha string, keys []string, args []any) *redis.Cmd {
-	return script(ctx, "evalsha", sha, keys, args)
+// send sends commands together with those of others; and alone after Close,
+// since a late release is better than none.
+func (f *farewell) send(ctx context.Context, commands ...[]any) []*redis.Cmd {
+	if f.node.client.running.Err() == nil {
+		return f.node.batch.DoBypass(ctx, f.keys.leases[0], commands...)
+	}
+	pipe := f.node.conn.Pipeline()
+	cmds := make([]*redis.Cmd, len(commands))
+	for i, words := range commands {
+		cmds[i] = pipe.Do(ctx, words...)
+	}
+	conn.Exec(ctx, pipe)
+	return cmds
 }
 
-func eval(ctx context.Context, text string, keys []string, args []any) *redis.Cmd {
-	return script(ctx, "eval", text, keys, args)
-}
+func evalSha(sha string, keys []string, args []any) []any { return words("evalsha", sha, keys, args) }
+func eval(text string, keys []string, args []any) []any   { return words("eval", text, keys, args) }
 
-func script(ctx context.Context, command, script string, keys []string, args []any) *redis.Cmd {
+func words(command, script string, keys []string, args []any) []any {
 	all := make([]any, 0, 3+len(keys)+len(args))
 	all = append(all, command, script, len(keys))
 	for _, key := range keys {
 		all = append(all, key)
 	}
-	cmd := redis.NewCmd(ctx, append(all, args...)...)
-	cmd.SetFirstKeyPos(3) // where Cluster finds the slot
-	return cmd
+	return append(all, args...)
 }
 
 func noScript(err error) bool { return redis.HasErrorPrefix(err, "NOSCRIPT") }

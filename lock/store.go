@@ -2,7 +2,6 @@ package lock
 
 import (
 	"context"
-	"errors"
 
 	"github.com/bsm/redislock"
 )
@@ -70,9 +69,5 @@ func (s single) release(ctx context.Context, l *Lease) error {
 }
 
 func (s single) giveUp(r *request, o outcome) { s.sweeper.add(r, o) }
-
-func (s single) close(ctx context.Context) error {
-	return errors.Join(s.watch.chore.stop(ctx), s.sweeper.chore.stop(ctx))
-}
 
 func (s single) nodes() []NodeStats { return []NodeStats{s.stats()} }

@@ -39,7 +39,7 @@ type leftover struct {
 	token string
 	entry string // "" if it never took a place in the queue
 	due   time.Time
-	until time.Time // its TTL has ended it by then
+	until time.Time // TTLs have ended it by then
 	tries outcome
 }
 
@@ -71,8 +71,17 @@ func (s *sweeper) addEntry(r *request, got bool) {
 	s.put(&leftover{keys: r.keys, token: token, entry: r.entry, tries: settled}, r.ttl)
 }
 
+// addClaim gives up what was set aside for a token that nobody waits for.
+func (s *sweeper) addClaim(lease, token string) {
+	k := keys{leases: []string{lease}, queues: []string{queueOf(lease)}}
+	s.put(&leftover{keys: k, token: token, tries: settled}, claimTTL)
+}
+
 func (s *sweeper) put(o *leftover, ttl time.Duration) {
 	now := time.Now()
+	if o.entry != "" {
+		ttl = max(ttl, queueLife)
+	}
 	o.due, o.until = now, now.Add(ttl+sweepAgain)
 	s.mu.Lock()
 	if len(s.left) >= maxSwept {

@@ -25,7 +25,8 @@ local function tell(lease, entry, text)
 end
 
 -- wake hands the lock over if nobody has it: it is set aside for the first in
--- the queue whose process is there, who is told "y", its token, and the time.
+-- the queue whose process is there, who is told "y", its token, the time, and
+-- behind a blank the key of the lease.
 -- The one behind that is told "s" and its token: it is to call wake again when
 -- the lock was set aside for long enough. Who is gone is taken out. It returns 1
 -- if it may not publish, else 0. Anybody may call it at any time.
@@ -44,7 +45,7 @@ local function wake(lease, queue)
     if granted then
       n = tell(lease, entry, 's' .. token)
     else
-      n = tell(lease, entry, 'y' .. token .. string.format('%.0f', clock()))
+      n = tell(lease, entry, 'y' .. token .. string.format('%.0f', clock()) .. ' ' .. lease)
     end
     if not n then
       return 1
