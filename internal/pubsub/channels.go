@@ -122,8 +122,9 @@ type place struct {
 
 // A shard is the part of the channels that one server has.
 type shard struct {
-	of  *Channels
-	sub *Subscription
+	of     *Channels
+	sub    *Subscription
+	closed bool // the node's client was
 }
 
 // Open returns Channels of cn, which has none at first. It connects once there
@@ -270,6 +271,7 @@ func (s *shard) subscribed(channel string) {
 	here := p != nil && p.shard == s
 	if here {
 		p.live, p.lost, p.refused, p.since = true, false, false, time.Now()
+		s.closed = false
 	}
 	c.mu.Unlock()
 	if here && c.cfg.Subscribed != nil {
@@ -299,7 +301,8 @@ func (s *shard) gap(err error) {
 	c.telling.Lock()
 	defer c.telling.Unlock()
 	c.mu.Lock()
-	refused, closed := errors.Is(err, errRefused), errors.Is(err, redis.ErrClosed)
+	refused := errors.Is(err, errRefused)
+	s.closed = errors.Is(err, redis.ErrClosed)
 	var lost []string
 	for channel, p := range c.places {
 		if p.shard != s {
@@ -308,7 +311,7 @@ func (s *shard) gap(err error) {
 		if p.live = false; refused {
 			p.refused = true
 		}
-		if !p.lost || closed {
+		if !p.lost || s.closed {
 			p.lost = true
 			lost = append(lost, channel)
 		}

@@ -134,19 +134,30 @@ func (o *owner) remove(channels ...string) {
 // A world is an in-memory server behind a network with faults, in virtual time.
 type world struct {
 	*owner
+	*network
 	t   *testing.T
-	srv *testserver.Server
 	rdb *redis.Client
 
 	mu       sync.Mutex
-	hung     bool
-	conns    map[*faultyConn]struct{}
-	dials    int
 	commands map[string]int // that the server got
 	hook     server.Hook
 	args     [][]string // of SUBSCRIBE
+}
+
+// A network leads to a server, and has faults.
+type network struct {
+	srv *testserver.Server
+
+	mu    sync.Mutex
+	hung  bool
+	conns map[*faultyConn]struct{}
+	dials int
 
 	unwritable atomic.Pointer[string] // the next write that has it fails
+}
+
+func newNetwork(tb testing.TB) *network {
+	return &network{srv: testserver.New(tb), conns: make(map[*faultyConn]struct{})}
 }
 
 const pingTime = time.Second
@@ -162,7 +173,7 @@ func inWorld(t *testing.T, test func(*testing.T, *world)) {
 }
 
 func newWorld(t *testing.T) *world {
-	w := &world{t: t, srv: testserver.New(t), conns: make(map[*faultyConn]struct{}), commands: make(map[string]int)}
+	w := &world{t: t, network: newNetwork(t), commands: make(map[string]int)}
 	opt := w.srv.Options()
 	opt.MaxRetries, opt.DialerRetries, opt.PoolSize = -1, 1, 64
 	opt.Dialer = w.dial
@@ -206,12 +217,6 @@ func (w *world) count(command string) int {
 	return w.commands[command]
 }
 
-func (w *world) dialled() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.dials
-}
-
 // publish publishes past the network and waits until it has been delivered.
 func (w *world) publish(channel, payload string) {
 	w.srv.Publish(channel, payload)
@@ -237,67 +242,73 @@ func (w *world) peer(channel string) (peer *server.Peer) {
 	return peer
 }
 
+func (n *network) dialled() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.dials
+}
+
 // dial connects to the server; while the network hangs, to nobody.
-func (w *world) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+func (n *network) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err // by go-redis itself, see once
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.dials++
-	nc, err := w.srv.Dial(ctx, network, addr)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.dials++
+	nc, err := n.srv.Dial(ctx, network, addr)
 	if err != nil {
 		return nil, err
 	}
-	c := &faultyConn{Conn: nc, world: w, dead: w.hung}
-	w.conns[c] = struct{}{}
+	c := &faultyConn{Conn: nc, network: n, dead: n.hung}
+	n.conns[c] = struct{}{}
 	return c, nil
 }
 
 // hang lets all connections, and those made from now on, take bytes for ever and
 // deliver none, as those to a stopped server.
-func (w *world) hang() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.hung = true
-	for c := range w.conns {
+func (n *network) hang() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.hung = true
+	for c := range n.conns {
 		c.dead = true
 	}
 }
 
 // cut ends all connections.
-func (w *world) cut() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for c := range w.conns {
+func (n *network) cut() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for c := range n.conns {
 		c.cut.Store(true)
 		_ = c.Conn.Close()
 	}
 }
 
 // heal lets new connections work.
-func (w *world) heal() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.hung = false
+func (n *network) heal() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.hung = false
 }
 
-func (w *world) open() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.conns)
+func (n *network) open() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.conns)
 }
 
 type faultyConn struct {
 	net.Conn
-	world *world
-	dead  bool
-	cut   atomic.Bool
+	network *network
+	dead    bool
+	cut     atomic.Bool
 }
 
 func (c *faultyConn) isDead() bool {
-	c.world.mu.Lock()
-	defer c.world.mu.Unlock()
+	c.network.mu.Lock()
+	defer c.network.mu.Unlock()
 	return c.dead
 }
 
@@ -305,8 +316,8 @@ func (c *faultyConn) Write(p []byte) (int, error) {
 	if c.isDead() {
 		return len(p), nil
 	}
-	if text := c.world.unwritable.Load(); text != nil && strings.Contains(string(p), *text) &&
-		c.world.unwritable.CompareAndSwap(text, nil) {
+	if text := c.network.unwritable.Load(); text != nil && strings.Contains(string(p), *text) &&
+		c.network.unwritable.CompareAndSwap(text, nil) {
 		return 0, syscall.EPIPE
 	}
 	return c.Conn.Write(p)
@@ -325,8 +336,8 @@ func (c *faultyConn) Read(p []byte) (int, error) {
 }
 
 func (c *faultyConn) Close() error {
-	c.world.mu.Lock()
-	delete(c.world.conns, c)
-	c.world.mu.Unlock()
+	c.network.mu.Lock()
+	delete(c.network.conns, c)
+	c.network.mu.Unlock()
 	return c.Conn.Close()
 }

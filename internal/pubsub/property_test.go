@@ -149,8 +149,8 @@ func (h *history) check() {
 
 // anyDead reports whether a connection hangs.
 func (h *history) anyDead() bool {
-	h.world.mu.Lock()
-	defer h.world.mu.Unlock()
+	h.network.mu.Lock()
+	defer h.network.mu.Unlock()
 	for c := range h.conns {
 		if c.dead {
 			return true

@@ -34,9 +34,7 @@ func (x *session) handle(ev event) (look bool, err error) {
 	case *redis.Subscription:
 		return true, x.answered(msg)
 	case *redis.Pong:
-		if x.sent == ping {
-			x.sent = none
-		}
+		x.done(ping, "")
 	}
 	return true, nil
 }
@@ -78,17 +76,15 @@ func (x *session) answered(msg *redis.Subscription) error {
 	switch msg.Kind {
 	case "subscribe", "ssubscribe":
 		x.confirm(msg.Channel)
-		x.done(subscribe)
+		x.done(subscribe, msg.Channel)
 	case "sunsubscribe":
 		delete(x.confirmed, msg.Channel)
-		if x.sent == unsubscribe && slices.Contains(x.batch[len(x.batch)-x.left:], msg.Channel) {
-			x.done(unsubscribe)
-		} else {
+		if !x.done(unsubscribe, msg.Channel) {
 			x.displaced(msg.Channel, errUnserved)
 		}
 	case "unsubscribe":
 		delete(x.confirmed, msg.Channel)
-		x.done(unsubscribe)
+		x.done(unsubscribe, msg.Channel)
 		x.s.mu.Lock()
 		defer x.s.mu.Unlock()
 		if x.s.channels[msg.Channel] {
@@ -121,6 +117,9 @@ func (x *session) confirm(channel string) {
 	delete(x.refused, channel)
 	x.s.mu.Lock()
 	news := x.s.enliven(channel)
+	if _, wanted := x.s.channels[channel]; !wanted {
+		x.s.changed[channel] = struct{}{}
+	}
 	x.s.refused = len(x.refused)
 	x.s.mu.Unlock()
 	if news {
@@ -129,18 +128,29 @@ func (x *session) confirm(channel string) {
 	x.tellRefused()
 }
 
-// done counts an answer to cmd.
-func (x *session) done(cmd command) {
-	if x.sent != cmd {
-		return
+// done notes that channel has its answer to cmd, and reports whether that was
+// under way.
+func (x *session) done(cmd command, channel string) bool {
+	i := slices.Index(x.batch, channel)
+	switch {
+	case x.sent != cmd:
+		return false
+	case cmd == ping:
+	case i < 0:
+		return false
+	case i == 0: // all but always
+		x.batch = x.batch[1:]
+	default:
+		x.batch = slices.Delete(x.batch, i, i+1)
 	}
-	if x.left--; x.left > 0 {
-		return
+	if len(x.batch) > 0 {
+		return true
 	}
 	x.sent, x.batch = none, nil
 	if cmd == subscribe {
 		x.limit = min(2*x.limit, maxBatch)
 	}
+	return true
 }
 
 // answeredBy takes an error as the answer to the command under way. SUBSCRIBE
@@ -154,7 +164,7 @@ func (x *session) answeredBy(err error) error {
 	if passing(err) || sent == none {
 		return err
 	}
-	x.sent, x.batch, x.left = none, nil, 0
+	x.sent, x.batch = none, nil
 	switch {
 	case sent != subscribe: // UNSUBSCRIBE or PING is forbidden: we can do without
 		return nil
@@ -167,35 +177,27 @@ func (x *session) answeredBy(err error) error {
 }
 
 // oneAnsweredBy takes an error as the answer to the oldest of the commands under
-// way, one for each sharded channel.
+// way, one for each sharded channel. It may be that of another: a slot that goes
+// while its channel is unsubscribed from has two answers, the server's own
+// sunsubscribe and MOVED. Then that channel is asked for again, as all that are
+// displaced, and its own answer is an odd one in turn.
 func (x *session) oneAnsweredBy(err error) error {
 	elsewhere := redis.HasErrorPrefix(err, "MOVED") || redis.IsClusterDownError(err)
-	if elsewhere && x.sent != subscribe {
-		// A slot that went while its channel was unsubscribed from has two answers:
-		// the server's own sunsubscribe, and this.
-		if x.sent == unsubscribe {
-			x.done(unsubscribe)
-		}
-		return nil
+	sent, channel := x.sent, ""
+	if len(x.batch) > 0 {
+		channel = x.batch[0]
 	}
-	if !elsewhere && passing(err) || x.left == 0 && x.sent != ping {
-		return err
-	}
-	sent := x.sent
-	if sent == ping {
-		x.sent = none
-		return nil
-	}
-	channel := x.batch[len(x.batch)-x.left]
-	x.done(sent)
+	x.done(sent, channel)
 	switch {
-	case sent == unsubscribe:
-		return nil
-	case elsewhere:
+	case elsewhere && sent == subscribe:
 		x.displaced(channel, err)
-		return nil
+	case elsewhere:
+	case passing(err) || sent == none:
+		return err
+	case sent == subscribe:
+		return x.refuse(channel, err)
 	}
-	return x.refuse(channel, err)
+	return nil // UNSUBSCRIBE or PING is forbidden: we can do without
 }
 
 // refuse notes that channel alone was refused. It is an error if that happened
@@ -207,7 +209,7 @@ func (x *session) refuse(channel string, err error) error {
 	}
 	x.s.mu.Lock()
 	x.s.refused, x.s.lastErr = len(x.refused), err
-	all := len(x.confirmed) == 0 && (len(x.s.changed) == 0 && x.left == 0 || len(x.refused) >= manyRefused)
+	all := len(x.confirmed) == 0 && (len(x.s.changed) == 0 && len(x.batch) == 0 || len(x.refused) >= manyRefused)
 	x.s.mu.Unlock()
 	if all {
 		return fmt.Errorf("%w: %w", errRefused, err)

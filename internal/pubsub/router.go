@@ -34,7 +34,8 @@ type router struct {
 	all       bool                // they are looked at now
 	stale     bool                // the topology has to be asked for
 	reloading bool                // it is being asked for
-	fails     int                 // checks in a row that found trouble
+	reloads   int                 // how often it was, since all were well
+	reloadAt  time.Time           // not before
 	fruitless int                 // attempts in a row to place channels without a topology
 	pause     time.Time           // until when there is no other attempt
 }
@@ -48,7 +49,6 @@ func newRouter(c *Channels) *router {
 func (r *router) start() {
 	if !r.running && len(r.c.places) > 0 {
 		r.running = true
-		r.fails = 0
 		r.check = time.Now().Add(checkEvery)
 		r.c.tasks.Go(r.run)
 	}
@@ -72,7 +72,7 @@ func (r *router) lookNow() {
 
 // trouble is told that a node has gone. The caller holds mu.
 func (r *router) trouble() {
-	r.fails, r.check = 0, time.Now()
+	r.check = time.Now()
 	r.signal()
 }
 
@@ -93,7 +93,10 @@ func (s *shard) displaced(channel string, err error) {
 	}
 	p.retry = time.Now().Add(backoff(p.bounces))
 	p.bounces++
-	p.shard, p.live, p.since = nil, false, time.Time{}
+	if p.live {
+		c.past.Moves++
+	}
+	p.shard, p.live, p.refused, p.since = nil, false, false, time.Time{}
 	lost := !p.lost
 	p.lost = true
 	c.router.homeless[channel] = struct{}{}
@@ -142,18 +145,22 @@ func (r *router) tend(now time.Time) (channels []string, next time.Time, ok bool
 	if !now.Before(r.check) {
 		r.examine(now)
 	}
-	if r.stale && !r.reloading {
+	next = r.check
+	switch {
+	case !r.stale || r.reloading:
+	case now.Before(r.reloadAt):
+		next = earlier(next, r.reloadAt)
+	default:
 		r.reload()
 	}
 	if now.Before(r.pause) {
-		return nil, earlier(r.check, r.pause), true
+		return nil, earlier(next, r.pause), true
 	}
-	next = r.check
 	for channel := range r.homeless {
 		switch p := c.places[channel]; {
 		case p == nil || p.shard != nil:
 			delete(r.homeless, channel)
-		case p.bounces > 0 && r.reloading: // the topology is out of date
+		case p.bounces > 0 && (r.stale || r.reloading): // reload wakes us
 		case now.Before(p.retry):
 			next = earlier(next, p.retry)
 		default:
@@ -172,24 +179,23 @@ func (r *router) tend(now time.Time) (channels []string, next time.Time, ok bool
 }
 
 // examine decides when to compare all channels with the topology: from time to
-// time, or when it has been asked for anew, since some are not subscribed. It
+// time, or once it has been asked for anew, if some are not subscribed to. It
 // forgets nodes that are not used any more. The caller holds mu.
 func (r *router) examine(now time.Time) {
-	troubled := false
+	well := true
 	used := make(map[*shard]bool)
 	for _, p := range r.c.places {
 		used[p.shard] = true
-		troubled = troubled || p.shard != nil && !p.live && !p.refused
+		if !p.live && !p.refused && (p.shard == nil || !p.shard.closed) {
+			well = false
+		}
 	}
-	if troubled {
-		r.fails++
-		r.stale = true
-		r.check = now.Add(backoff(r.fails))
+	if well {
+		r.all, r.reloads = true, 0
 	} else {
-		r.fails = 0
-		r.all = true
-		r.check = now.Add(checkEvery)
+		r.stale = true
 	}
+	r.check = now.Add(checkEvery)
 	for node, s := range r.c.shards {
 		if !used[s] && !s.sub.active() {
 			r.c.past.add(s.sub.Stats())
@@ -199,16 +205,20 @@ func (r *router) examine(now time.Time) {
 }
 
 // reload has the topology asked for. go-redis' ReloadState would do so up to
-// 200 ms later; what goes to each primary has it asked for at once. The caller
-// holds mu.
+// 200 ms later; for what goes to each primary it is asked for at once. The
+// caller holds mu.
 func (r *router) reload() {
 	r.stale, r.reloading = false, true
-	r.c.tasks.Go(func() {
-		ctx, cancel := context.WithTimeout(r.c.ctx, reloadTimeout)
+	c := r.c
+	c.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(c.ctx, reloadTimeout)
 		defer cancel()
-		_ = r.c.cn.EachPrimary(ctx, func(context.Context, redis.UniversalClient) error { return nil })
-		r.c.mu.Lock()
-		defer r.c.mu.Unlock()
+		_ = c.cn.EachPrimary(ctx, func(context.Context, redis.UniversalClient) error { return nil })
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		r.reloads++
+		r.reloadAt = time.Now().Add(backoff(max(1, r.reloads-2)))
+		r.check = earlier(r.check, r.reloadAt)
 		r.reloading, r.all = false, true
 		r.signal()
 	})

@@ -19,8 +19,7 @@ type session struct {
 	ps   *redis.PubSub // nil until connected
 
 	sent      command   // the command under way, or none
-	batch     []string  // its channels
-	left      int       // confirmations that it still gets
+	batch     []string  // its channels that are not answered yet
 	previous  command   // the last that had channels
 	unwritten error     // why it could not be written
 	seen      time.Time // the last sign of life
@@ -189,7 +188,6 @@ func (x *session) send(now time.Time) {
 	if x.sent == none && now.Sub(x.seen) >= x.s.cfg.Ping {
 		x.sent = ping
 	}
-	x.left = len(x.batch)
 	x.deadline = now.Add(x.s.cfg.Ping)
 	ctx := once(x.s.cfg.Ping)
 	var err error
