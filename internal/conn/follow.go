@@ -27,8 +27,11 @@ type follower struct {
 	ctx     context.Context // ends by close
 	cancel  context.CancelFunc
 	tasks   sync.WaitGroup
-	mu      sync.Mutex // guards closed against tasks
-	closed  bool
+
+	mu     sync.Mutex // also guards closed against tasks
+	closed bool
+	epoch  uint64        // of the resolver, whose former connections are closed
+	moved  chan struct{} // closed when epoch changes
 }
 
 // Pauses of the probe while there is no usable primary.
@@ -46,7 +49,7 @@ var (
 )
 
 func newFollower(c *Client, r resolve.Resolver, dial dialFunc) *follower {
-	f := &follower{c: c, resolver: r, dial: dial}
+	f := &follower{c: c, resolver: r, dial: dial, moved: make(chan struct{})}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	return f
 }
@@ -63,11 +66,14 @@ func (f *follower) watch() {
 	for {
 		changed := f.resolver.Changed()
 		if state := f.resolver.State(); state.Epoch > epoch {
-			if epoch > 0 {
+			known := epoch > 0
+			if epoch = state.Epoch; known {
 				f.c.registry.retire(f.c.registry.gen.Load())
+			}
+			f.move(epoch) // who is told of it may connect
+			if known {
 				f.c.newEpoch()
 			}
-			epoch = state.Epoch
 		}
 		if f.c.reader != nil {
 			f.c.reader.keep(f.resolver.State().Replicas)
@@ -80,11 +86,26 @@ func (f *follower) watch() {
 	}
 }
 
+func (f *follower) move(epoch uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.epoch = epoch
+	close(f.moved)
+	f.moved = make(chan struct{})
+}
+
+// place returns the epoch to which watch has moved, and a channel that is closed
+// when it moves on.
+func (f *follower) place() (epoch uint64, moved <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.epoch, f.moved
+}
+
 // dialPrimary is the client's Dialer. go-redis calls it with a context of its
 // own, never with the caller's.
 func (f *follower) dialPrimary(ctx context.Context, network, _ string) (net.Conn, error) {
-	gen := f.c.registry.gen.Load() // before the address, so that a switch in between is noticed
-	state := f.first(ctx)
+	state, gen := f.first(ctx)
 	if state.Primary == "" {
 		return nil, &neutralError{f.whyNone()}
 	}
@@ -95,21 +116,26 @@ func (f *follower) dialPrimary(ctx context.Context, network, _ string) (net.Conn
 	return f.c.registry.add(nc, state.Primary, gen)
 }
 
-// first returns the State, and waits for the first primary as long as a dial may
-// take: a subscription does not pass the barrier.
-func (f *follower) first(ctx context.Context) *resolve.State {
+// first returns the State, and the generation of a connection to its primary. It
+// waits for the first primary as long as a dial may take, since a subscription
+// does not pass the barrier, and until watch has closed the connections to the
+// last one, with which it would close a new one.
+func (f *follower) first(ctx context.Context) (*resolve.State, uint64) {
 	for {
 		changed := f.resolver.Changed()
+		epoch, moved := f.place()
+		gen := f.c.registry.gen.Load() // before the address, so that a switch in between is noticed
 		state := f.resolver.State()
-		if state.Primary != "" {
-			return state
+		if state.Primary != "" && state.Epoch <= epoch {
+			return state, gen
 		}
 		select {
 		case <-changed:
+		case <-moved:
 		case <-ctx.Done():
-			return state
+			return state, gen
 		case <-f.ctx.Done():
-			return state
+			return state, gen
 		}
 	}
 }
