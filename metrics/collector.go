@@ -45,6 +45,7 @@ func (collector) Describe(ch chan<- *prometheus.Desc) {
 	results.describe(ch)
 	locks.describe(ch)
 	renewals.describe(ch)
+	lockNodes.describe(ch)
 }
 
 // Collect implements [prometheus.Collector].
@@ -95,6 +96,7 @@ func collectLocks(ch chan<- prometheus.Metric, s lock.Stats) {
 		if !collectConn(ch, redisha.Locks, node, &s.Nodes[i].Conn) {
 			return
 		}
+		lockNodes.collect(ch, &s.Nodes[i], node)
 	}
 	for i := range s.Classes {
 		locks.collect(ch, &s.Classes[i], s.Classes[i].Class)

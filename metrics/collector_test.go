@@ -39,7 +39,9 @@ func TestNothingToCollectReportsNothing(t *testing.T) {
 
 func TestAForeignClientShowsPoolAndRoleAlone(t *testing.T) {
 	srv := redishatest.New(t)
-	locker, err := lock.New(srv.Client(t, 3), lock.Config{})
+	rdb := srv.Client(t, 3)
+	require.NoError(t, rdb.Ping(t.Context()).Err())
+	locker, err := lock.New(rdb, lock.Config{})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, locker.Close()) }()
 	lease, err := locker.TryAcquire(t.Context(), "report")
@@ -199,4 +201,24 @@ func TestANodeOfAQuorumIsToldByItsNumber(t *testing.T) {
 	require.EqualValues(t, 7, series[`redisha_connection_dial_errors_total{node="3",role="locks"}`])
 	require.Zero(t, series[`redisha_connection_dial_errors_total{node="1",role="locks"}`])
 	require.NotContains(t, series, `redisha_connection_dial_errors_total{role="locks"}`)
+}
+
+func TestWhatALockEndpointIsShowsForEachServer(t *testing.T) {
+	stats := open(t, redishatest.New(t)).Locks.Stats()
+	stats.Nodes[0].Endpoint = "safe"
+	show := func(ch chan<- prometheus.Metric) { collectLocks(ch, stats) }
+	requireSeries(t, map[string]float64{
+		`redisha_locks_endpoint_state{state="safe"}`:    1,
+		`redisha_locks_endpoint_state{state="unknown"}`: 0,
+		`redisha_locks_endpoint_refused`:                0,
+	}, render(t, show))
+	stats.Nodes = append(stats.Nodes, stats.Nodes[0], stats.Nodes[0])
+	stats.Nodes[1].Endpoint, stats.Nodes[1].Refused = "replica", true
+	requireSeries(t, map[string]float64{
+		`redisha_locks_endpoint_state{node="1",state="safe"}`:    1,
+		`redisha_locks_endpoint_state{node="2",state="safe"}`:    0,
+		`redisha_locks_endpoint_state{node="2",state="replica"}`: 1,
+		`redisha_locks_endpoint_refused{node="2"}`:               1,
+		`redisha_locks_endpoint_refused{node="3"}`:               0,
+	}, render(t, show))
 }

@@ -126,11 +126,7 @@ var circuits = newTable(perNode,
 			var all []sample
 			for _, circuit := range []struct{ name, state string }{{"server", s.State}, {"writes", s.WriteState}} {
 				for _, state := range []breaker.State{breaker.StateClosed, breaker.StateHalfOpen, breaker.StateOpen} {
-					var in int64
-					if circuit.state == state.String() {
-						in = 1
-					}
-					all = append(all, level(in, circuit.name, state.String()))
+					all = append(all, truth(circuit.state == state.String(), circuit.name, state.String()))
 				}
 			}
 			return all

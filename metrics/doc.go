@@ -177,6 +177,12 @@
 // released or failed, of a renewal renewed or failed; the cause of a loss is
 // expired, refused, clock or endpoint.
 //
+// The state of an endpoint is what lock.NodeStats says: unknown, safe, replicas,
+// unprobed, failover_managed, replica or sentinel. Of the latter three none is
+// there without a mistake, or a choice; to be told of them:
+//
+//	redisha_locks_endpoint_refused > 0 or redisha_locks_endpoint_state{state=~"replica|sentinel|failover_managed"} > 0
+//
 //	redisha_locks_acquisitions_total         counter    class, outcome
 //	redisha_locks_wait_duration_seconds      histogram  class
 //	redisha_locks_waiting_calls              gauge      class
@@ -186,4 +192,6 @@
 //	redisha_locks_lost_total                 counter    cause, class
 //	redisha_locks_renewals_total             counter    outcome
 //	redisha_locks_handover_duration_seconds  histogram
+//	redisha_locks_endpoint_state             gauge      node, state
+//	redisha_locks_endpoint_refused           gauge      node
 package metrics

@@ -25,6 +25,7 @@ var leftOut = map[string]string{
 	"Conn.Primary.LastOutage":          "a scrape would miss all but the last one; redisha_primary_outage_seconds_total has their sum",
 	"Conn.Primary.Resolver.Switches":   "redisha_primary_switches_total counts them where they are acted upon",
 	"Conn.Primary.Resolver.LastSwitch": "it is when redisha_primary_switches_total grows",
+	"Nodes[0].Addr":                    "labels hold no addresses",
 }
 
 // A snapshot renders one role's statistics.

@@ -1,6 +1,8 @@
 package metrics
 
 import (
+	"slices"
+
 	"github.com/redisha/redisha/internal/stats"
 	"github.com/redisha/redisha/lock"
 )
@@ -50,4 +52,24 @@ var renewals = newTable(nil,
 	histogram("redisha_locks_handover_duration_seconds",
 		"Seconds from a holder's release to the lease of who waited for it, by the server's clock.",
 		func(s *lock.Stats) stats.HistogramSnapshot { return s.HandOver }),
+)
+
+// lockNodes is what a client of locks knows of each of its servers.
+var lockNodes = newTable(by("node"),
+	gauges("redisha_locks_endpoint_state",
+		"1 for what was found at the endpoint, 0 for the others: whether its server may fail over, which can hand one lock to two holders.",
+		by("state"), func(s *lock.NodeStats) []sample {
+			states := []string{"unknown", "safe", "replicas", "unprobed", "failover_managed", "replica", "sentinel"}
+			if !slices.Contains(states, s.Endpoint) {
+				states = append(states, s.Endpoint)
+			}
+			var all []sample
+			for _, state := range states {
+				all = append(all, truth(state == s.Endpoint, state))
+			}
+			return all
+		}),
+	gauges("redisha_locks_endpoint_refused",
+		"1 while no leases are handed out for what was found at the endpoint, 0 else.",
+		nil, func(s *lock.NodeStats) []sample { return []sample{truth(s.Refused)} }),
 )

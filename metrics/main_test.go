@@ -58,7 +58,7 @@ func scrapeText(tb testing.TB, from prometheus.Gatherer) string {
 }
 
 // withoutNode takes the label node away where it is empty, as Prometheus does.
-var withoutNode = strings.NewReplacer(`{node="",`, `{`, `,node=""`, ``)
+var withoutNode = strings.NewReplacer(`{node=""}`, ``, `{node="",`, `{`, `,node=""`, ``)
 
 // scrape returns the series by name and labels, as redisha_x_total{role="cache"}.
 func scrape(tb testing.TB, from prometheus.Gatherer) map[string]float64 {

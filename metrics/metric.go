@@ -55,6 +55,14 @@ func count(n uint64, labels ...string) sample { return sample{labels: labels, va
 
 func level(n int64, labels ...string) sample { return sample{labels: labels, value: float64(n)} }
 
+// truth is 1 or 0.
+func truth(is bool, labels ...string) sample {
+	if is {
+		return level(1, labels...)
+	}
+	return level(0, labels...)
+}
+
 func times(h stats.HistogramSnapshot, labels ...string) sample {
 	return sample{labels: labels, times: &h}
 }

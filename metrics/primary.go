@@ -19,14 +19,9 @@ var switches = newTable(by("role"),
 // follower is what a role has whose primary is looked for, by Sentinels or among
 // replicas.
 var follower = newTable(by("role"),
-	gauge("redisha_primary_down",
+	gauges("redisha_primary_down",
 		"1 while no usable primary is known, 0 else.",
-		func(s *conn.Stats) int64 {
-			if s.Primary.Down {
-				return 1
-			}
-			return 0
-		}),
+		nil, func(s *conn.Stats) []sample { return []sample{truth(s.Primary.Down)} }),
 	counter("redisha_primary_outages_total",
 		"Times without a usable primary that are over. The search for the first one is none.",
 		func(s *conn.Stats) uint64 { return s.Primary.Outages }),
