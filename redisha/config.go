@@ -134,7 +134,7 @@ type origin struct {
 	endpoints []endpoint.Endpoint
 	shared    bool // not the role's own variable: parameters may be meant for other roles
 
-	reread func() (logins, error) // nil where no file is involved
+	reread func() ([]endpoint.Endpoint, error) // nil where no file is involved
 }
 
 // Pool bounds the connections of one role to one server. Zero fields have the

@@ -223,7 +223,7 @@ func (v *resolver) resolve(r Role) (ep Endpoint, reason, err error) {
 
 // endpoints parses the URL that a variable held, and completes it.
 func (v *resolver) endpoints(r Role, src source, value, variable string) ([]endpoint.Endpoint, error) {
-	parsed, err := r.parse(value)
+	parsed, err := r.parse(value, src.variable == r.variable())
 	if err != nil {
 		return nil, err
 	}

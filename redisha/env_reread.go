@@ -21,24 +21,24 @@ func loginsOf(ep endpoint.Endpoint) logins {
 }
 
 // reread returns a function that reads the files again from which the role's
-// endpoint came. The other variables stay as they were.
-func (v *resolver) reread(r Role, src source) func() (logins, error) {
+// endpoints came. The other variables stay as they were.
+func (v *resolver) reread(r Role, src source) func() ([]endpoint.Endpoint, error) {
 	seen := v.seen
 	then := func(variable string) (string, bool) {
 		value, ok := seen[variable]
 		return value, ok
 	}
-	return func() (logins, error) {
+	return func() ([]endpoint.Endpoint, error) {
 		now := &resolver{lookup: then}
 		value, variable, err := now.url(src.variable)
 		if err != nil {
-			return logins{}, err
+			return nil, err
 		}
 		eps, err := now.endpoints(r, src, value, variable)
 		if err != nil {
-			return logins{}, errHalfWritten // the parser's message could quote a piece of a password
+			return nil, errHalfWritten // the parser's message could quote a piece of a password
 		}
-		return loginsOf(eps[0]), nil
+		return eps, nil
 	}
 }
 
@@ -52,7 +52,14 @@ func (e Endpoint) logins(r Role, ep endpoint.Endpoint, log *slog.Logger) (data, 
 	if found.reread == nil {
 		return data, sentinels
 	}
-	f := &loginFiles{read: found.reread, last: loginsOf(ep), log: log.With("role", string(r), "variable", found.variable)}
+	read := func() (logins, error) {
+		eps, err := found.reread()
+		if err != nil {
+			return logins{}, err
+		}
+		return loginsAmong(eps, ep, len(found.endpoints))
+	}
+	f := &loginFiles{read: read, last: loginsOf(ep), log: log.With("role", string(r), "variable", found.variable)}
 	if data == nil {
 		data = f.forData
 	}
@@ -60,6 +67,20 @@ func (e Endpoint) logins(r Role, ep endpoint.Endpoint, log *slog.Logger) (data, 
 		sentinels = f.forSentinels
 	}
 	return data, sentinels
+}
+
+// loginsAmong returns the logins of an endpoint that was one of n, by what its
+// variable says now. Those of a quorum must not be given to each other's servers.
+func loginsAmong(eps []endpoint.Endpoint, ep endpoint.Endpoint, n int) (logins, error) {
+	if n == 1 {
+		return loginsOf(eps[0]), nil
+	}
+	for _, now := range eps {
+		if now.Addrs[0] == ep.Addrs[0] {
+			return loginsOf(now), nil
+		}
+	}
+	return logins{}, errHalfWritten
 }
 
 // saying returns the program's function with errors that say where they come

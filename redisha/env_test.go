@@ -116,7 +116,7 @@ func TestLocksThatWouldInheritSentinelsStayClosed(t *testing.T) {
 
 	_, err = FromLookup(vars.lookup, Locks)
 	require.ErrorContains(t, err, "redisha: role not configured: locks: REDISHA_BROKER_URL=redis+sentinel://s1,s2,s3/mymaster: locks refuse a Sentinel endpoint")
-	require.ErrorContains(t, err, "set REDISHA_LOCKS_URL")
+	require.ErrorContains(t, err, "in REDISHA_LOCKS_URL")
 	require.ErrorIs(t, err, ErrNotConfigured)
 	require.Len(t, strings.Split(err.Error(), "\n"), 1)
 
@@ -128,7 +128,7 @@ func TestLocksThatWouldInheritSentinelsStayClosed(t *testing.T) {
 	vars = env{"REDISHA_LOCKS_URL": "redis+sentinel://s1/mymaster"}
 	_, err = FromLookup(vars.lookup)
 	require.ErrorContains(t, err, "REDISHA_LOCKS_URL=redis+sentinel://s1/mymaster: ")
-	require.ErrorContains(t, err, "set REDISHA_LOCKS_URL")
+	require.ErrorContains(t, err, "in REDISHA_LOCKS_URL")
 	require.Len(t, strings.Split(err.Error(), "\n"), 1)
 }
 

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -33,7 +31,7 @@ type Clients struct {
 
 	log          *slog.Logger
 	closeTimeout time.Duration
-	conns        map[Role]*conn.Client
+	conns        map[Role][]*conn.Client // one each, but for a quorum of locks
 	closeOnce    sync.Once
 	closeErr     error
 }
@@ -55,7 +53,7 @@ func Open(ctx context.Context, cfg Config) (*Clients, error) {
 		Caches:       map[string]*cache.Client{},
 		log:          cfg.Logger,
 		closeTimeout: max(cfg.CloseTimeout, 0),
-		conns:        map[Role]*conn.Client{},
+		conns:        map[Role][]*conn.Client{},
 	}
 	problems := lines{}
 	if err := cfg.validate(); err != nil {
@@ -79,11 +77,12 @@ func Open(ctx context.Context, cfg Config) (*Clients, error) {
 
 // open makes the client of a role.
 func (c *Clients) open(r Role, cfg Config) error {
-	ep, rdb, err := cfg.client(r)
+	ep, nodes, err := cfg.connections(r)
+	c.conns[r] = nodes
 	if err != nil {
 		return err
 	}
-	c.conns[r] = rdb
+	rdb := nodes[0]
 	found, _ := cfg.of(r).found()
 	s := settings{ep, found.shared, cfg}
 	switch r {
@@ -100,7 +99,7 @@ func (c *Clients) open(r Role, cfg Config) error {
 	case Locks:
 		own := cfg.Locks.Config
 		if err = s.apply(r, &own.Namespace, &own.Logger, &own.CloseTimeout, &own.TTL, nil); err == nil {
-			c.Locks, err = lock.New(rdb, own)
+			c.Locks, err = newLocks(nodes, own)
 		}
 	case Cache:
 		c.Cache, err = openCache(r, rdb, s, cfg.Cache.Config)
@@ -141,36 +140,63 @@ func openCache(r Role, rdb *conn.Client, s settings, own cache.Config) (*cache.C
 // connect checks every configured role at once.
 func (c *Clients) connect(ctx context.Context, cfg Config) error {
 	var problems lines
-	for r, err := range sorted(c.Health(ctx)) {
-		if err == nil {
-			continue
+	health := c.Health(ctx)
+	for _, r := range cfg.roles() {
+		err := health[r]
+		if err != nil {
+			err = fmt.Errorf("open %s: %s%w", r, cfg.of(r).variable(), err)
 		}
-		err = fmt.Errorf("open %s: %s%w", r, cfg.of(r).variable(), err)
-		if r.isCache() {
+		switch {
+		case err == nil:
+			c.warnOfNodes(ctx, r, health)
+		case r.isCache():
 			c.log.WarnContext(ctx, "cache cannot be reached, and is not needed to start", "role", string(r), "err", err)
-			continue
+		default:
+			problems.add(err)
 		}
-		problems.add(err)
 	}
 	return problems.err()
+}
+
+// warnOfNodes logs which servers of a quorum are of no use, while the others are
+// enough.
+func (c *Clients) warnOfNodes(ctx context.Context, r Role, health map[Role]error) {
+	for i := range c.conns[r] {
+		if err := health[r.node(i)]; err != nil {
+			c.log.WarnContext(ctx, "server of the quorum cannot be reached, the others are enough to start", "role", string(r), "node", i+1, "err", err)
+		}
+	}
 }
 
 // Health connects to each configured role, all at the same time and until ctx
 // is done, and returns what it found: nil for a role that answers. It passes
 // open breakers. Closed roles are left out; after Close all have [ErrClosed].
+//
+// A quorum of locks answers as long as a majority of its servers does. There is
+// an entry for each of these, too: "locks.1", "locks.2" and so on, in the order
+// of the URL. So a program's readiness should rest on the roles that it cannot do
+// without, and not on every entry: it can do without one server of a quorum, and
+// mostly without a cache.
 func (c *Clients) Health(ctx context.Context) map[Role]error {
 	type finding struct {
 		role Role
 		err  error
 	}
-	findings := make(chan finding, len(c.conns))
+	findings := make(chan finding)
 	n := 0
-	for r, rdb := range c.conns {
-		if errors.Is(rdb.Err(), ErrNotConfigured) {
-			continue
-		}
+	ask := func(r Role, check func(context.Context) error) {
 		n++
-		go func() { findings <- finding{r, c.check(ctx, r)} }()
+		go func() { findings <- finding{r, check(ctx)} }()
+	}
+	for r, nodes := range c.conns {
+		if len(nodes) > 1 {
+			for i, node := range nodes {
+				ask(r.node(i), node.Check)
+			}
+		}
+		if !errors.Is(nodes[0].Err(), ErrNotConfigured) {
+			ask(r, func(ctx context.Context) error { return c.check(ctx, r) })
+		}
 	}
 	health := make(map[Role]error, n)
 	for range n {
@@ -245,42 +271,66 @@ func (c *Clients) close() error {
 
 	ctx, cancel := context.WithTimeout(context.Background(), c.closeTimeout)
 	defer cancel()
-	for _, rdb := range c.conns {
-		end(func() error { return rdb.Drain(ctx) })
+	for _, nodes := range c.conns {
+		for _, rdb := range nodes {
+			end(func() error { return rdb.Drain(ctx) })
+		}
 	}
 	wait.Wait()
 	return errors.Join(errs...)
 }
 
-// client makes the connection of a role, and returns the endpoint it leads to.
-func (c Config) client(r Role) (endpoint.Endpoint, *conn.Client, error) {
+// connections makes the connection of a role, or one for each server of a
+// quorum. It returns with them what their URLs say for the role, and with an
+// error those that were made.
+func (c Config) connections(r Role) (endpoint.Endpoint, []*conn.Client, error) {
 	ep := c.of(r)
 	if ep.URL == "" {
 		reason := c.closed[r]
 		if reason == nil {
 			reason = r.errNotSet()
 		}
-		return endpoint.Endpoint{}, conn.Closed(string(r), fmt.Errorf("redisha: %w", reason)), nil
+		return endpoint.Endpoint{}, []*conn.Client{conn.Closed(string(r), fmt.Errorf("redisha: %w", reason))}, nil
 	}
 	eps, err := ep.resolve(r)
 	if err != nil {
 		return endpoint.Endpoint{}, nil, err
 	}
-	if err = r.refuses(eps); err == nil && len(eps) > 1 {
-		err = fmt.Errorf("a quorum of %d servers is understood, but this version cannot open one yet: use one redis:// URL", len(eps))
+	prefix := fmt.Sprintf("open %s: %s", r, ep.variable())
+	if err = r.refuses(eps); err != nil {
+		return endpoint.Endpoint{}, nil, eachLine(prefix, err)
 	}
-	if err != nil {
-		return endpoint.Endpoint{}, nil, fmt.Errorf("open %s: %s%w", r, ep.variable(), err)
+	var nodes []*conn.Client
+	var problems []error
+	for i := range eps {
+		log := c.Logger
+		if len(eps) > 1 {
+			log = log.With("node", i+1)
+		}
+		node, err := c.connection(r, ep, &eps[i], log)
+		if err != nil {
+			problems = append(problems, lineByLine(eachLine(part(i, len(eps)), err))...)
+			continue
+		}
+		nodes = append(nodes, node)
 	}
+	if err := errors.Join(problems...); err != nil {
+		return endpoint.Endpoint{}, nodes, eachLine(prefix, err)
+	}
+	return shared(eps), nodes, nil
+}
+
+// connection makes the connection to one endpoint of a role.
+func (c Config) connection(r Role, ep Endpoint, to *endpoint.Endpoint, log *slog.Logger) (*conn.Client, error) {
 	found, _ := ep.found()
-	if err := r.onlyPrimary(&eps[0], found.shared); err != nil {
-		return endpoint.Endpoint{}, nil, fmt.Errorf("open %s: %s%w", r, ep.variable(), err)
+	if err := r.onlyPrimary(to, found.shared); err != nil {
+		return nil, err
 	}
-	data, sentinels := ep.logins(r, eps[0], c.Logger)
-	rdb, err := conn.New(conn.Config{
+	data, sentinels := ep.logins(r, *to, log)
+	return conn.New(conn.Config{
 		Role:        string(r),
 		Application: c.Application,
-		Endpoint:    eps[0],
+		Endpoint:    *to,
 		FailFast:    r.isCache(),
 		MapAddr:     ep.MapAddr,
 		TLS:         ep.TLS,
@@ -292,12 +342,8 @@ func (c Config) client(r Role) (endpoint.Endpoint, *conn.Client, error) {
 		Dialer:  ep.Dialer,
 		Pool:    conn.Pool(ep.Pool),
 		Breaker: ep.Breaker,
-		Logger:  c.Logger,
+		Logger:  log,
 	})
-	if err != nil {
-		return endpoint.Endpoint{}, nil, eachLine("open "+string(r)+": "+ep.variable(), err)
-	}
-	return eps[0], rdb, nil
 }
 
 // resolve parses the URL, unless FromEnv has done so.
@@ -305,7 +351,7 @@ func (e Endpoint) resolve(r Role) ([]endpoint.Endpoint, error) {
 	if found, ok := e.found(); ok {
 		return found.endpoints, nil
 	}
-	eps, err := r.parse(string(e.URL))
+	eps, err := r.parse(string(e.URL), true)
 	if err == nil {
 		err = eps[0].Validate()
 	}
@@ -321,15 +367,4 @@ func (e Endpoint) variable() string {
 		return found.variable + ": "
 	}
 	return ""
-}
-
-// sorted iterates over m in the order of its keys.
-func sorted[V any](m map[Role]V) func(yield func(Role, V) bool) {
-	return func(yield func(Role, V) bool) {
-		for _, r := range slices.Sorted(maps.Keys(m)) {
-			if !yield(r, m[r]) {
-				return
-			}
-		}
-	}
 }

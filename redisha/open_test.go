@@ -138,11 +138,11 @@ func TestLocksClosedBySentinelsSayWhichVariableToSet(t *testing.T) {
 	clients := open(t, cfg)
 	_, err = clients.Locks.TryAcquire(t.Context(), "key")
 	require.ErrorIs(t, err, redisha.ErrNotConfigured)
-	require.ErrorContains(t, err, "set REDISHA_LOCKS_URL")
+	require.ErrorContains(t, err, "in REDISHA_LOCKS_URL")
 
 	_, err = redisha.Open(t.Context(), redisha.Config{Locks: redisha.LocksConfig{Endpoint: at("redis+sentinel://s1/m")}})
 	require.ErrorIs(t, err, lock.ErrSentinelEndpoint)
-	require.ErrorContains(t, err, "set REDISHA_LOCKS_URL")
+	require.ErrorContains(t, err, "in REDISHA_LOCKS_URL")
 }
 
 func TestAQuorumIsRefusedPlainly(t *testing.T) {

@@ -113,6 +113,8 @@ func (r Role) refuses(eps []endpoint.Endpoint) error {
 	switch {
 	case r == Locks && eps[0].Topology == endpoint.Sentinel:
 		return lock.ErrSentinelEndpoint
+	case r == Locks && len(eps) > 1:
+		return refusesQuorum(eps)
 	case r == Broker && eps[0].Proxy != "":
 		return fmt.Errorf("a broker cannot work through a proxy (proxy=%s), which refuses blocking reads: set REDISHA_BROKER_URL to Redis itself", eps[0].Proxy)
 	}
@@ -162,9 +164,10 @@ var (
 	errNilContext = errors.New("nil context: pass context.Background() or the program's")
 )
 
-// parse resolves a URL for a role. Locks alone may have several.
-func (r Role) parse(raw string) ([]endpoint.Endpoint, error) {
-	if r == Locks {
+// parse resolves a URL for a role. Locks alone may have several, a quorum, in a
+// URL of their own: elsewhere such a list means something else.
+func (r Role) parse(raw string, own bool) ([]endpoint.Endpoint, error) {
+	if r == Locks && own {
 		return endpoint.ParseQuorum(raw)
 	}
 	ep, err := endpoint.Parse(raw)
