@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"time"
 )
@@ -16,7 +17,9 @@ type request struct {
 	token  string
 	entry  string // in the queue; "" unless it may have a place there
 	drop   bool   // the entry may be in the queue when the lease is obtained
+	called bool   // the attempt follows a message that the lock was set aside
 	counts *classCounts
+	ballot *ballot // of a quorum: the last attempt
 }
 
 // key names the request in errors and logs.
@@ -29,6 +32,9 @@ func (c *Client) request(ctx context.Context, key string, opts []Option) (*reque
 	var err error
 	if r.options, err = c.cfg.options(opts); err != nil {
 		return r, err
+	}
+	if c.longest != 0 && r.ttl > c.longest {
+		return r, fmt.Errorf("TTL is %s, want at most %s, the quorum's (Config.TTL): servers that restart abstain for as long", r.ttl, c.longest)
 	}
 	r.counts = c.counts.class(r.class)
 	if ctx == nil {
@@ -133,9 +139,29 @@ func (c *Client) Do(ctx context.Context, key string, fn func(context.Context, *L
 	return err
 }
 
-// try makes one attempt under ctx at a lease whose parent is to be parent. With
-// ErrNotAcquired it returns what the server has told.
+// try makes an attempt, and a few more while several ask a quorum at once and none
+// of them gets the lease.
 func (c *Client) try(ctx, parent context.Context, r *request) (*Lease, answer, error) {
+	pause := splitPause
+	for n := 0; ; n++ {
+		l, a, err := c.attempt(ctx, parent, r)
+		if n == splitTries || !errors.Is(err, errSplit) {
+			return l, a, err
+		}
+		select {
+		case <-time.After(pause/2 + rand.N(pause)):
+			pause = min(2*pause, 16*splitPause)
+		case <-ctx.Done():
+			return nil, a, context.Cause(ctx)
+		case <-c.closing.Done():
+			return nil, a, ErrClosed
+		}
+	}
+}
+
+// attempt makes one attempt under ctx at a lease whose parent is to be parent. With
+// ErrNotAcquired it returns what the server has told.
+func (c *Client) attempt(ctx, parent context.Context, r *request) (*Lease, answer, error) {
 	if err := ended(ctx); err != nil {
 		return nil, answer{}, err
 	}

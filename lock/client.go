@@ -24,7 +24,9 @@ type Client struct {
 	clock   clock
 	counts  counters
 	store   store
-	line    *line // nil: waiters poll
+	line    *line         // nil: waiters poll
+	bell    *bell         // wakes those of a quorum; else nil
+	longest time.Duration // TTL that a quorum takes; 0: any
 	renewer renewer
 
 	closing context.Context // ends when Close begins

@@ -91,32 +91,56 @@ func (c *Client) admin(ctx context.Context, key string) (keys, error) {
 }
 
 func (s *node) inspect(ctx context.Context, k keys) (Info, error) {
+	seen, err := s.look(ctx, k)
+	if err != nil {
+		return Info{}, err
+	}
+	return seen.info(k)
+}
+
+// A sight is what a server shows of a lock.
+type sight struct {
+	value   string        // of the lease; "" if there is none
+	left    time.Duration // of it; negative if it does not expire
+	counter int64         // the last fencing token; 0 if there is none
+	waiters int
+}
+
+func (s *node) look(ctx context.Context, k keys) (seen sight, err error) {
 	reply, err := inspectScript.Run(ctx, s.conn, []string{k.leases[0], k.fences[0], k.queues[0]}).Slice()
 	if err != nil {
-		return Info{}, s.explain(err, k)
+		return seen, s.explain(err, k)
 	}
 	if len(reply) != 4 {
-		return Info{}, fmt.Errorf("inspect.lua returned %d values, want 4", len(reply))
+		return seen, fmt.Errorf("inspect.lua returned %d values, want 4", len(reply))
 	}
-	value, _ := reply[0].(string)
 	pttl, _ := reply[1].(int64)
 	counter, _ := reply[2].(string)
 	waiters, _ := reply[3].(int64)
-	info := Info{State: Free, Waiters: int(waiters)}
+	seen.value, _ = reply[0].(string)
+	seen.left, seen.waiters = leftOf(pttl), int(waiters)
 	if counter != "" {
-		if info.Token, err = strconv.ParseInt(counter, 10, 64); err != nil {
-			return info, fmt.Errorf("the counter holds %s, which is no number: delete %s", quote(counter), quote(k.fences[0]))
+		if seen.counter, err = strconv.ParseInt(counter, 10, 64); err != nil {
+			return seen, fmt.Errorf("the counter holds %s, which is no number: delete %s", quote(counter), quote(k.fences[0]))
 		}
 	}
-	if value == "" {
+	return seen, nil
+}
+
+// token is the holder's; "" if there is none.
+func (s sight) token() string { return s.value[:min(tokenLen, len(s.value))] }
+
+func (s sight) info(k keys) (Info, error) {
+	info := Info{State: Free, Waiters: s.waiters, Token: s.counter}
+	if s.value == "" {
 		return info, nil
 	}
-	info.TTL = leftOf(pttl)
-	_, h, err := parseValue(value)
+	info.TTL = s.left
+	_, h, err := parseValue(s.value)
 	switch {
 	case err != nil:
-		return info, fmt.Errorf("%s holds %s: %w", quote(k.leases[0]), quote(value), err)
-	case len(value) == tokenLen:
+		return info, fmt.Errorf("%s holds %s: %w", quote(k.leases[0]), quote(s.value), err)
+	case len(s.value) == tokenLen:
 		info.State = Reserved
 	case h.Revoked:
 		info.State = Revoked

@@ -22,6 +22,9 @@ func (k keys) all() []string { return slices.Concat(k.leases, k.fences, k.queues
 // handed returns the keys of what can be handed over.
 func (k keys) handed() []string { return slices.Concat(k.leases, k.queues) }
 
+// voted returns the keys in the order that vote.lua wants.
+func (k keys) voted() []string { return slices.Concat(k.leases, k.fences) }
+
 // keys names what belongs to locks, each of which is to be named once.
 func (c Config) keys(locks ...string) (keys, error) {
 	var k keys

@@ -63,7 +63,9 @@ func newLease(parent context.Context, c *Client, r *request, held []*redislock.L
 
 // margin is how much earlier than its key a lease ends here: 1 % for clocks of
 // different speed, and 2 ms for the resolution of timers and of Redis' own.
-func (l *Lease) margin() time.Duration { return l.ttl/100 + 2*time.Millisecond }
+func (l *Lease) margin() time.Duration { return margin(l.ttl) }
+
+func margin(ttl time.Duration) time.Duration { return ttl/100 + 2*time.Millisecond }
 
 // start lets the lease be renewed and lost, unless it is worthless already.
 func (l *Lease) start() error {

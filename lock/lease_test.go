@@ -289,7 +289,7 @@ func TestAKeyOfAnotherTypeIsAnErrorThatSaysSo(t *testing.T) {
 
 		require.NoError(t, rdb.HSet(ctx, "redisha:lock:{f}:f", "f", "v").Err())
 		_, err = c.Acquire(ctx, "f", TTL(time.Hour))
-		require.ErrorContains(t, err, `lock: acquire "f": fencing token: "redisha:lock:{f}"`)
+		require.ErrorContains(t, err, `lock: acquire "f": "redisha:lock:{f}"`)
 		require.Eventually(t, func() bool { return rdb.Exists(ctx, "redisha:lock:{f}").Val() == 0 },
 			20*time.Second, time.Millisecond, "a lease without token is given back")
 	})

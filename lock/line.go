@@ -237,7 +237,7 @@ func (w *waiter) wait(ctx context.Context) error {
 	select {
 	case at := <-w.wake:
 		w.woken = time.Duration(at) * time.Microsecond
-		w.drop = at == 0 // else the entry was taken out of the queue already
+		w.called, w.drop = at != 0, at == 0 // a message says that the entry was taken out of the queue
 		w.line.mu.Lock()
 		defer w.line.mu.Unlock()
 		w.channel, w.gen = w.place.channel, w.place.channel.gen

@@ -50,12 +50,14 @@ type grant struct {
 // background.
 func (s *node) obtain(ctx context.Context, r *request) (grant, error) {
 	metadata := s.client.holder.metadata(time.Now())
-	a := &attempt{Scripter: s.conn, node: s, keys: r.keys, value: r.token + metadata, entry: r.entry, drop: r.drop}
-	held, err := redislock.New(a).ObtainMulti(ctx, r.keys.leases, r.ttl, &redislock.Options{Token: r.token, Metadata: metadata})
-	g := grant{answer: a.answer}
+	var g grant
+	var odd error
+	held, err := redislock.New(s.obtaining(r, metadata, &g.answer, &odd)).
+		ObtainMulti(ctx, r.keys.leases, r.ttl, &redislock.Options{Token: r.token, Metadata: metadata})
 	switch {
-	case errors.Is(err, redislock.ErrNotObtained) && a.err != nil && r.entry != "":
-		return g, fmt.Errorf("queue: %w", s.explain(a.err, r.keys))
+	case odd != nil:
+		s.sweeper.add(r, unsettled)
+		return g, odd
 	case errors.Is(err, redislock.ErrNotObtained):
 		return g, ErrNotAcquired
 	case err != nil:
@@ -64,12 +66,6 @@ func (s *node) obtain(ctx context.Context, r *request) (grant, error) {
 		}
 		s.sees(err)
 		return g, s.explain(err, r.keys)
-	case a.err != nil:
-		s.sees(a.err)
-		s.sweeper.add(r, unsettled)
-		return g, fmt.Errorf("fencing token: %w", s.explain(a.err, r.keys))
-	case a.answer.token < 0: // it ended between the two scripts
-		return g, ErrNotAcquired
 	}
 	held.Client = s.locker
 	g.held = held
@@ -80,7 +76,7 @@ func (s *node) obtain(ctx context.Context, r *request) (grant, error) {
 // ErrLockNotHeld if the lease is gone.
 func (s *node) release(ctx context.Context, held *redislock.Lock, k keys) error {
 	leaving := *held
-	leaving.Client = redislock.New(&farewell{Scripter: s.conn, node: s, keys: k})
+	leaving.Client = redislock.New(s.releasing(held.Token()+held.Metadata(), k))
 	return leaving.Release(ctx)
 }
 
@@ -136,7 +132,7 @@ func (s *node) refresh(ctx context.Context, leases []renewal, pipe redis.Pipelin
 		case errors.Is(err, redis.Nil):
 			errs[i] = errGone
 		case err == nil && cmd.Val() == nil:
-			errs[i] = errors.New("no answer")
+			errs[i] = errNoAnswer
 		default:
 			errs[i] = err
 		}

@@ -14,8 +14,12 @@ import (
 var (
 	//go:embed lua/queue.lua
 	queueLua string
+	//go:embed lua/obtain.lua
+	obtainLua string
 	//go:embed lua/fence.lua
 	fenceLua string
+	//go:embed lua/release.lua
+	releaseLua string
 	//go:embed lua/pass.lua
 	passLua string
 	//go:embed lua/wake.lua
@@ -27,15 +31,25 @@ var (
 	//go:embed lua/revoke.lua
 	revokeLua string
 
-	// A second fence of one token only makes its number greater, a second place
-	// in a queue is not taken, and what is free is handed over once.
-	fenceScript   = conn.RepeatableScript(queueLua + fenceLua)
+	// The first two are not sent again by the connection: an attempt that is
+	// executed twice could be so after its lease was released, and the second
+	// release of a lease says that it was lost.
+	obtainScript  = fusion{rest: obtainLua + queueLua + fenceLua}
+	releaseScript = fusion{rest: releaseLua + queueLua + handLua}
 	passScript    = conn.RepeatableScript(queueLua + passLua)
 	wakeScript    = conn.RepeatableScript(queueLua + wakeLua)
 	waitScript    = conn.RepeatableScript(queueLua + waitLua)
 	inspectScript = conn.RepeatableScript(inspectLua)
 	revokeScript  = redis.NewScript(revokeLua)
 )
+
+// handLua hands over what can be, at the end of a release.
+const handLua = `
+for i = 1, n do
+  pcall(wake, KEYS[i], KEYS[n + i]) -- whatever the queue is, the lease was released
+end
+return reply
+`
 
 const (
 	// fenceLife is how long a fencing counter outlives the last lease. After
@@ -62,62 +76,66 @@ func (c courier) args(before ...any) []any {
 	return append(before, c.how, c.prefix, claimTTL.Milliseconds())
 }
 
-// An attempt is what redislock obtains one lease through. Behind redislock's
-// script it sends, in the same round trip, the one that draws the fencing token
-// or takes a place in the queue.
-type attempt struct {
-	redis.Scripter // for what redislock does not use
-	node           *node
-	keys           keys
-	value          string // what the lease will hold
-	entry          string // for the queue; "" for none
-	drop           bool   // the entry may be there already
-
-	answer answer
-	err    error // of the second script
-}
-
-// An answer is what fence.lua tells.
+// An answer is what obtain.lua tells.
 type answer struct {
 	token   int64         // -1 if the lease is another's
-	now     time.Duration // the server's time, since the epoch; 0 without a token
+	now     time.Duration // the server's time, since the epoch, where the caller was called from the queue
 	left    time.Duration // of the other's lease; negative if unknown
 	refused bool          // the scripts may not publish
 }
 
-func (a *attempt) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
-	cmds := a.node.batch.Do(ctx, a.keys.leases[0], evalSha(sha, keys, args), evalSha(fenceScript.Hash(), a.keys.all(), a.args()))
-	obtain, fence := cmds[0], cmds[1]
-	if noScript(fence.Err()) && !noScript(obtain.Err()) {
-		fence = a.node.batch.Do(ctx, a.keys.leases[0], eval(queueLua+fenceLua, a.keys.all(), a.args()))[0]
+func (a *answer) read(reply *redis.Cmd) error {
+	*a = answer{token: -1, left: -1}
+	numbers, err := reply.Int64Slice()
+	if err == nil && len(numbers) != 3 {
+		err = fmt.Errorf("obtain.lua returned %d numbers, want 3", len(numbers))
 	}
-	a.read(fence)
-	return obtain
-}
-
-// Eval is what redislock calls after NOSCRIPT.
-func (a *attempt) Eval(ctx context.Context, script string, keys []string, args ...any) *redis.Cmd {
-	cmds := a.node.batch.Do(ctx, a.keys.leases[0], eval(script, keys, args), eval(queueLua+fenceLua, a.keys.all(), a.args()))
-	a.read(cmds[1])
-	return cmds[0]
-}
-
-func (a *attempt) args() []any {
-	return a.node.courier.args(a.value, fenceLife.Milliseconds(), a.entry, queueLife.Milliseconds(), a.drop)
-}
-
-func (a *attempt) read(fence *redis.Cmd) {
-	reply, err := fence.Int64Slice()
-	if err == nil && len(reply) != 3 {
-		err = fmt.Errorf("fence.lua returned %d numbers, want 3", len(reply))
-	}
-	a.answer, a.err = answer{left: -1}, err
 	switch {
 	case err != nil:
-	case reply[0] >= 0:
-		a.answer = answer{token: reply[0], now: time.Duration(reply[1]) * time.Microsecond}
+		return err
+	case numbers[0] >= 0:
+		*a = answer{token: numbers[0], now: time.Duration(numbers[1]) * time.Microsecond}
 	default:
-		a.answer = answer{token: -1, left: leftOf(reply[1]), refused: reply[2] == 1}
+		a.left, a.refused = leftOf(numbers[1]), numbers[2] == 1
+	}
+	return nil
+}
+
+// obtaining returns what redislock obtains a request's lease through.
+func (s *node) obtaining(r *request, metadata string, a *answer, odd *error) *fused {
+	mode := ""
+	switch {
+	case r.called:
+		mode = "called"
+	case r.drop:
+		mode = "drop"
+	}
+	return &fused{
+		fusion: &obtainScript,
+		send:   func(ctx context.Context, words ...any) *redis.Cmd { return s.batch.Do(ctx, r.keys.leases[0], words)[0] },
+		keys:   r.keys.all(),
+		args: s.courier.args(r.token+metadata, len(r.token), r.ttl.Milliseconds(),
+			fenceLife.Milliseconds(), r.entry, queueLife.Milliseconds(), mode),
+		held: func(reply *redis.Cmd) bool {
+			*odd = a.read(reply)
+			return a.token >= 0
+		},
+	}
+}
+
+// releasing returns what redislock releases a lease through.
+func (s *node) releasing(value string, k keys) *fused {
+	return &fused{
+		fusion: &releaseScript,
+		send: func(ctx context.Context, words ...any) *redis.Cmd {
+			if s.client.running.Err() == nil {
+				return s.batch.DoBypass(ctx, k.leases[0], words)[0]
+			}
+			return s.conn.Do(ctx, words...) // after Close: better late than never
+		},
+		keys: k.handed(),
+		args: s.courier.args(value),
+		held: func(*redis.Cmd) bool { return true }, // else the reply is redis.Nil
 	}
 }
 
@@ -127,42 +145,6 @@ func leftOf(pttl int64) time.Duration {
 		return 0
 	}
 	return time.Duration(pttl) * time.Millisecond
-}
-
-// A farewell is what redislock releases a lease through. Behind redislock's
-// script it sends the one that hands the lock over.
-type farewell struct {
-	redis.Scripter // for what redislock does not use
-	node           *node
-	keys           keys
-}
-
-func (f *farewell) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
-	cmds := f.send(ctx, evalSha(sha, keys, args), evalSha(wakeScript.Hash(), f.keys.handed(), f.node.courier.args()))
-	release, wake := cmds[0], cmds[1]
-	if noScript(wake.Err()) && !noScript(release.Err()) {
-		f.send(ctx, eval(queueLua+wakeLua, f.keys.handed(), f.node.courier.args()))
-	}
-	return release
-}
-
-func (f *farewell) Eval(ctx context.Context, script string, keys []string, args ...any) *redis.Cmd {
-	return f.send(ctx, eval(script, keys, args), eval(queueLua+wakeLua, f.keys.handed(), f.node.courier.args()))[0]
-}
-
-// send sends commands together with those of others; and alone after Close,
-// since a late release is better than none.
-func (f *farewell) send(ctx context.Context, commands ...[]any) []*redis.Cmd {
-	if f.node.client.running.Err() == nil {
-		return f.node.batch.DoBypass(ctx, f.keys.leases[0], commands...)
-	}
-	pipe := f.node.conn.Pipeline()
-	cmds := make([]*redis.Cmd, len(commands))
-	for i, words := range commands {
-		cmds[i] = pipe.Do(ctx, words...)
-	}
-	conn.Exec(ctx, pipe)
-	return cmds
 }
 
 func evalSha(sha string, keys []string, args []any) []any { return words("evalsha", sha, keys, args) }

@@ -1,6 +1,7 @@
 package lock
 
 import (
+	"context"
 	"math"
 	"strconv"
 	"testing"
@@ -13,27 +14,44 @@ import (
 	"github.com/redisha/redisha/internal/redistest/both"
 )
 
-func fence(t *testing.T, rdb redis.UniversalClient, value string) ([]int64, error) {
+func fence(t *testing.T, rdb redis.UniversalClient, mode string) ([]int64, error) {
 	t.Helper()
-	return fenceScript.Run(t.Context(), rdb, []string{"{k}", "{k}:f", "{k}:q"}, toOne.args(value, fenceLife.Milliseconds(), "", queueLife.Milliseconds(), false)...).Int64Slice()
+	return rdb.Eval(t.Context(), obtainText(), []string{"{k}", "{k}:f", "{k}:q"}, toOne.args("mine", 4, 60000, fenceLife.Milliseconds(), "", queueLife.Milliseconds(), mode)...).Int64Slice()
+}
+
+// obtainText is the script that a lease is obtained with.
+func obtainText() string {
+	_, _ = redislock.New(&fused{
+		fusion: &obtainScript,
+		send:   func(context.Context, ...any) *redis.Cmd { return redis.NewCmdResult(nil, redis.Nil) },
+	}).Obtain(context.Background(), "k", time.Second, nil)
+	return obtainScript.whole.Load().text
 }
 
 // toOne publishes as on one server.
 var toOne = courier{how: "publish", prefix: "p:"}
 
-func TestFenceScriptGivesTheHolderATokenThatGrows(t *testing.T) {
-	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+// eachMode runs test on both servers, and in each of the script's ways.
+func eachMode(t *testing.T, test func(t *testing.T, rdb redis.UniversalClient, mode string)) {
+	for _, mode := range []string{"", "called", "drop"} {
+		t.Run("mode "+mode, func(t *testing.T) {
+			both.Each(t, func(t *testing.T, rdb redis.UniversalClient) { test(t, rdb, mode) })
+		})
+	}
+}
+
+func TestObtainScriptGivesTheHolderATokenThatGrows(t *testing.T) {
+	eachMode(t, func(t *testing.T, rdb redis.UniversalClient, mode string) {
 		ctx := t.Context()
 		require.NoError(t, rdb.Set(ctx, "{k}", "mine", time.Minute).Err())
 		before, err := rdb.Time(ctx).Result()
 		require.NoError(t, err)
-		first, err := fence(t, rdb, "mine")
+		first, err := fence(t, rdb, mode)
 		require.NoError(t, err)
 		after, err := rdb.Time(ctx).Result()
 		require.NoError(t, err)
 		require.Len(t, first, 3)
-		require.GreaterOrEqual(t, first[0], first[1])
-		require.GreaterOrEqual(t, first[1], before.UnixMicro())
+		require.Equal(t, mode == "called", first[1] != 0, "the time is told to who was called")
 		require.GreaterOrEqual(t, first[0], before.UnixMicro())
 		require.LessOrEqual(t, first[0], after.UnixMicro())
 
@@ -44,20 +62,20 @@ func TestFenceScriptGivesTheHolderATokenThatGrows(t *testing.T) {
 		require.NoError(t, err)
 		require.InDelta(t, 30*24*time.Hour, ttl, float64(time.Minute))
 
-		second, err := fence(t, rdb, "mine")
+		second, err := fence(t, rdb, mode)
 		require.NoError(t, err)
 		require.Greater(t, second[0], first[0])
 	})
 }
 
-func TestFenceScriptCountsWhereTheClockWasSetBack(t *testing.T) {
-	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+func TestObtainScriptCountsWhereTheClockWasSetBack(t *testing.T) {
+	eachMode(t, func(t *testing.T, rdb redis.UniversalClient, mode string) {
 		ctx := t.Context()
 		require.NoError(t, rdb.Set(ctx, "{k}", "mine", time.Minute).Err())
 		// 2^53 - 2 is the last counter that one can be added to.
 		for _, last := range []int64{9e15, 8795159093017078, 1<<53 - 2} {
 			require.NoError(t, rdb.Set(ctx, "{k}:f", last, 0).Err())
-			got, err := fence(t, rdb, "mine")
+			got, err := fence(t, rdb, mode)
 			require.NoError(t, err)
 			require.Equal(t, last+1, got[0])
 			stored, err := rdb.Get(ctx, "{k}:f").Result()
@@ -67,35 +85,31 @@ func TestFenceScriptCountsWhereTheClockWasSetBack(t *testing.T) {
 	})
 }
 
-func TestFenceScriptGoesByTheClockWhereTheCounterIsNone(t *testing.T) {
-	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+func TestObtainScriptGoesByTheClockWhereTheCounterIsNone(t *testing.T) {
+	eachMode(t, func(t *testing.T, rdb redis.UniversalClient, mode string) {
 		ctx := t.Context()
 		require.NoError(t, rdb.Set(ctx, "{k}", "mine", time.Minute).Err())
 		for _, bad := range []string{"", "abc", "-5", "nan", "inf", "1e300", strconv.FormatInt(1<<53-1, 10), strconv.FormatUint(math.MaxUint64, 10)} {
 			require.NoError(t, rdb.Set(ctx, "{k}:f", bad, 0).Err())
 			now, err := rdb.Time(ctx).Result()
 			require.NoError(t, err)
-			got, err := fence(t, rdb, "mine")
+			got, err := fence(t, rdb, mode)
 			require.NoError(t, err, bad)
 			require.InDelta(t, now.UnixMicro(), got[0], 1e8, bad)
 		}
 	})
 }
 
-func TestFenceScriptGivesNothingToAnother(t *testing.T) {
-	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+func TestObtainScriptGivesNothingToAnother(t *testing.T) {
+	eachMode(t, func(t *testing.T, rdb redis.UniversalClient, mode string) {
 		ctx := t.Context()
-		got, err := fence(t, rdb, "mine")
-		require.NoError(t, err)
-		require.Equal(t, []int64{-1, -2, 0}, got, "there is no lease")
-
 		require.NoError(t, rdb.Set(ctx, "{k}", "another's", 0).Err())
-		got, err = fence(t, rdb, "mine")
+		got, err := fence(t, rdb, mode)
 		require.NoError(t, err)
 		require.Equal(t, []int64{-1, -1, 0}, got, "it does not expire")
 
-		require.NoError(t, rdb.Set(ctx, "{k}", "mine too", time.Minute).Err())
-		got, err = fence(t, rdb, "mine")
+		require.NoError(t, rdb.Set(ctx, "{k}", "min", time.Minute).Err())
+		got, err = fence(t, rdb, mode)
 		require.NoError(t, err)
 		require.EqualValues(t, -1, got[0])
 		require.InDelta(t, 60_000, got[1], 5_000)
@@ -103,17 +117,17 @@ func TestFenceScriptGivesNothingToAnother(t *testing.T) {
 	})
 }
 
-func TestFenceScriptFailsOnOtherTypes(t *testing.T) {
-	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+func TestObtainScriptFailsOnOtherTypes(t *testing.T) {
+	eachMode(t, func(t *testing.T, rdb redis.UniversalClient, mode string) {
 		ctx := t.Context()
 		require.NoError(t, rdb.HSet(ctx, "{k}", "f", "v").Err())
-		_, err := fence(t, rdb, "mine")
+		_, err := fence(t, rdb, mode)
 		require.True(t, redis.HasErrorPrefix(err, "WRONGTYPE"), "%v", err)
 
 		require.NoError(t, rdb.Del(ctx, "{k}").Err())
 		require.NoError(t, rdb.Set(ctx, "{k}", "mine", time.Minute).Err())
 		require.NoError(t, rdb.HSet(ctx, "{k}:f", "f", "v").Err())
-		_, err = fence(t, rdb, "mine")
+		_, err = fence(t, rdb, mode)
 		require.True(t, redis.HasErrorPrefix(err, "WRONGTYPE"), "%v", err)
 	})
 }
@@ -144,28 +158,21 @@ func TestPassScriptDeletesWhatIsMineAlone(t *testing.T) {
 	})
 }
 
-// The server forgets scripts one by one here, as no server does: so that each
-// path of the attempt is walked.
 func TestAnAttemptSurvivesAServerThatForgotItsScripts(t *testing.T) {
 	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
 		ctx := t.Context()
 		c := open(t, rdb, Config{})
 		for _, forget := range []struct {
 			name string
-			knew []string // the scripts loaded after the flush
 		}{
-			{name: "both"},
-			{name: "the fence", knew: []string{"return 1"}},
-			{name: "the lease", knew: []string{queueLua + fenceLua}},
+			{name: "all"},
+			{name: "ours"},
 		} {
 			require.NoError(t, rdb.ScriptFlush(ctx).Err())
-			if forget.name == "the fence" { // redislock's is known, ours is not
+			if forget.name == "ours" { // redislock's is known, ours is not
 				lock, err := redislock.Obtain(ctx, rdb, "elsewhere", time.Minute, nil)
 				require.NoError(t, err)
 				require.NoError(t, lock.Release(ctx))
-			}
-			for _, script := range forget.knew {
-				require.NoError(t, rdb.ScriptLoad(ctx, script).Err())
 			}
 			l, err := c.TryAcquire(ctx, "k")
 			require.NoError(t, err, forget.name)

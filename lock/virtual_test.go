@@ -202,11 +202,19 @@ func TestAnAnswerThatComesTooLateIsNoLease(t *testing.T) {
 	})
 }
 
-// slow delays the answers to pipelines.
+// slow delays the answers to scripts and pipelines.
 type slow struct{ by time.Duration }
 
-func (slow) DialHook(next redis.DialHook) redis.DialHook          { return next }
-func (slow) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (slow) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (s slow) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() == "evalsha" {
+			defer time.Sleep(s.by)
+		}
+		return next(ctx, cmd)
+	}
+}
+
 func (s slow) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		defer time.Sleep(s.by)
@@ -214,26 +222,36 @@ func (s slow) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessP
 	}
 }
 
-func TestAHookThatSwallowsAPipelineRenewsNothing(t *testing.T) {
+func TestAHookThatSwallowsCommandsIsNotBelieved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := testserver.New(t)
 		rdb := srv.Client(t)
 		c := open(t, rdb, Config{TTL: 30 * time.Second})
 		start := time.Now()
 		l := acquire(t, c, "k")
+		other := acquire(t, c, "other")
 		rdb.AddHook(swallow{})
+		require.ErrorContains(t, other.Release(t.Context()), "no answer")
 		within(t, l.Context(), 2*time.Hour, ErrLost)
 		require.Equal(t, deadline(30*time.Second), time.Since(start))
 		_, err := c.TryAcquire(t.Context(), "other")
-		require.ErrorContains(t, err, "fencing token: ")
+		require.ErrorContains(t, err, "no answer")
 	})
 }
 
-// swallow sends no pipeline and says so to nobody.
+// swallow sends neither scripts nor pipelines and says so to nobody.
 type swallow struct{}
 
-func (swallow) DialHook(next redis.DialHook) redis.DialHook          { return next }
-func (swallow) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (swallow) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (swallow) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() == "evalsha" {
+			return nil
+		}
+		return next(ctx, cmd)
+	}
+}
+
 func (swallow) ProcessPipelineHook(redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(context.Context, []redis.Cmder) error { return nil }
 }
@@ -269,8 +287,16 @@ func TestLeasesAreRenewedTogether(t *testing.T) {
 
 type pipelines struct{ n, cmds atomic.Int64 }
 
-func (*pipelines) DialHook(next redis.DialHook) redis.DialHook          { return next }
-func (*pipelines) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (*pipelines) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (p *pipelines) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() == "evalsha" {
+			p.n.Add(1)
+			p.cmds.Add(1)
+		}
+		return next(ctx, cmd)
+	}
+}
 func (p *pipelines) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		if cmds[0].Name() == "role" { // of the watch

@@ -15,6 +15,9 @@ const (
 	pollMax = 250 * time.Millisecond
 )
 
+// outageMost is how long a quorum may be without a majority before a wait ends.
+const outageMost = time.Minute
+
 var errMaxWait = errors.New("MaxWait is over")
 
 // acquire makes attempts until one settles it.
@@ -30,6 +33,7 @@ func (c *Client) acquire(parent context.Context, r *request) (l *Lease, err erro
 	w := c.line.enter(r)
 	defer func() { w.leave(err == nil) }()
 	p := poller{closing: c.closing, pause: pollMin}
+	defer func() { p.ringer.leave(err == nil) }()
 	for {
 		lease, a, err := c.try(ctx, parent, r)
 		if err == nil {
@@ -38,11 +42,17 @@ func (c *Client) acquire(parent context.Context, r *request) (l *Lease, err erro
 			}
 			return lease, nil
 		}
-		if errors.Is(err, ErrNotAcquired) {
+		if errors.Is(err, ErrNotAcquired) || p.outlives(err) {
 			if w != nil {
 				w.failed(a)
 				err = w.wait(ctx)
 			} else {
+				if p.ringer == nil {
+					p.ringer = c.bell.enter(r.keys)
+				}
+				if errors.Is(err, ErrNotAcquired) {
+					p.told = time.Now()
+				}
 				err = p.wait(ctx, a.left)
 			}
 			if err == nil {
@@ -63,6 +73,15 @@ func (c *Client) acquire(parent context.Context, r *request) (l *Lease, err erro
 type poller struct {
 	closing context.Context
 	pause   time.Duration
+	ringer  *ringer   // nil where nobody tells of releases
+	told    time.Time // when the other was found to have the lease last
+}
+
+// outlives reports whether a wait goes on although a quorum has no majority: it had
+// one during the wait, and within outageMost.
+func (p *poller) outlives(err error) bool {
+	var outage *outageError
+	return !p.told.IsZero() && time.Since(p.told) < outageMost && errors.As(err, &outage)
 }
 
 // wait returns nil when the caller should try again, or why it should not. The
@@ -77,6 +96,9 @@ func (p *poller) wait(ctx context.Context, left time.Duration) error {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+		return nil
+	case <-p.ringer.rings():
+		p.pause = pollMin
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)

@@ -1,0 +1,39 @@
+-- obtain.lua follows redislock's script, which is the function base here: it
+-- gives the lease its fencing token if that has obtained it. If the lease is
+-- another's, it takes a place in the queue for me, where I want one.
+--
+-- It returns {token, the server's time where I was called from the queue, 0};
+-- or {-1, PTTL of the lease, 1 if it may not publish}. PTTL is -2 if there is no
+-- lease any more, -1 if it does not expire, and that of the longest of several.
+--
+-- The token is greater than the last one; and it is at least the server's time
+-- in microseconds, so that it still grows after the counter was lost, or has come
+-- back as it once was.
+--
+-- KEYS: n leases, then their counters, then their queues
+-- ARGV[1] to ARGV[3] redislock's
+-- ARGV[4] how long the counters live, milliseconds
+-- ARGV[5] my entry for the queue of the first, '' for none
+-- ARGV[6] how long the queue lives, milliseconds
+-- ARGV[7] '' at the first attempt; 'called' if I was called from the queue;
+--         'drop' if my entry may be in the queue although I obtain the lease
+-- and the three of queue.lua
+local n = #KEYS / 3
+local leases = KEYS
+if n == 1 then
+  leases = {KEYS[1]}
+else
+  leases = {unpack(KEYS, 1, n)}
+end
+local mine = base(leases, ARGV)
+
+if mine and n == 1 and ARGV[7] == '' then -- the most frequent, without what follows
+  local time = redis.call('TIME')
+  local now = time[1] * 1000000 + time[2]
+  local last = tonumber(redis.call('SET', KEYS[2], string.format('%.0f', now), 'GET', 'PX', ARGV[4]) or '0')
+  if last and last >= now and last < 9007199254740991 then
+    now = last + 1
+    redis.call('SET', KEYS[2], string.format('%.0f', now), 'PX', ARGV[4])
+  end
+  return {now, 0, 0}
+end

@@ -1,0 +1,389 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/bsm/redislock"
+)
+
+// A ballot is one attempt of a quorum at a lease, and what becomes of it until
+// all nodes have forgotten it: which of them have given it, which may have, and
+// on which it is being given back.
+//
+// Its token serves no other attempt: a late question, or a late delete, can do no
+// harm to another one's lease. Nobody asks a node twice at once, and what a node
+// gives after the ballot is over is given back when it has answered.
+type ballot struct {
+	quorum   *quorum
+	request  request // a copy
+	metadata string
+	sent     time.Duration // by quorum.clock
+
+	mu      sync.Mutex
+	phase   phase
+	seats   []seat
+	lock    *redislock.Lock // what a node has given; it is the same for all
+	fence   int64           // of the lease
+	decided chan struct{}   // closed when phase is not voting any more
+	err     error           // why it was not won
+	late    int             // times that the nodes have had to answer
+	raising int             // counters being raised while the ballot is not decided
+	raised  bool
+	parting *parting // the release that somebody waits for; nil: none
+}
+
+type phase uint8
+
+const (
+	voting phase = iota
+	won          // the lease is held
+	over         // it never was, or is no more
+)
+
+// A seat is what is known of one node.
+type seat struct {
+	state seatState
+	doubt bool  // a question was not answered, and may be yet
+	draw  int64 // the token that it has drawn
+	least int64 // its counter is not below
+	err   error // why it has not given the lease
+	other string
+	left  time.Duration
+}
+
+type seatState uint8
+
+const (
+	vacant seatState = iota // the node has nothing of this lease
+	asked                   // a question is under way
+	fresh                   // it has, since lately: see renew
+	firm                    // it has
+	giving                  // a release is under way
+	given                   // it was given back
+	swept                   // it is being deleted in the background
+)
+
+// obtain makes one attempt.
+func (q *quorum) obtain(ctx context.Context, r *request) ([]*redislock.Lock, answer, error) {
+	r.token = newToken()
+	b := &ballot{
+		quorum: q, request: *r, metadata: q.client.holder.metadata(time.Now()), sent: q.clock(),
+		seats: make([]seat, len(q.members)), decided: make(chan struct{}),
+	}
+	r.ballot = b
+	if err := b.hold(ctx); err != nil {
+		return nil, answer{token: -1, left: b.left()}, err
+	}
+	// A lease with less than half of its TTL left was late by a multiple of what
+	// nodes may take: this process or the network stood still. Its first renewal,
+	// due after a third, would have to save it at once.
+	if late := q.clock() - b.sent; late > r.ttl/2 {
+		b.abandon()
+		return nil, answer{token: -1, left: -1}, fmt.Errorf("the answers took %s, too long for a lease of %s", late, r.ttl)
+	}
+	return nil, answer{token: b.fence}, nil
+}
+
+// hold asks all nodes at once and returns when the ballot is decided, however
+// long some of them may take.
+func (b *ballot) hold(ctx context.Context) error {
+	q := b.quorum
+	limit := nodeTimeout(b.request.ttl)
+	nodes, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	least := q.propose(b.sent)
+
+	b.mu.Lock()
+	under := newCountdown(cancel)
+	for i, m := range q.members {
+		if b.seats[i].err = m.begin(); b.seats[i].err != nil {
+			continue
+		}
+		b.seats[i].state = asked
+		under.add()
+		q.client.stay()
+		go func() {
+			defer q.client.leave()
+			defer under.done()
+			b.ask(nodes, i, least, true)
+		}()
+	}
+	under.done()
+	b.judge(ctx)
+	b.mu.Unlock()
+
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	for {
+		select {
+		case <-b.decided:
+			return b.err
+		case <-timer.C:
+			timer.Reset(limit)
+			b.mu.Lock()
+			b.late++
+			b.judge(ctx)
+			b.mu.Unlock()
+		case <-ctx.Done():
+			b.abandon()
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// ask asks a node, and takes note of its answer. The caller has begun the call.
+func (b *ballot) ask(ctx context.Context, i int, least int64, draw bool) {
+	q, m, r := b.quorum, b.quorum.members[i], &b.request
+	begun := q.clock()
+	v, sent, err := vote{}, false, m.fit(ctx)
+	if err == nil && draw {
+		err = m.seasoned(begun)
+	}
+	asking := q.clock()
+	if err == nil {
+		sent = true
+		v, err = m.vote(ctx, r, b.metadata, least, draw)
+	}
+	m.end(begun, err)
+	granted := err == nil
+	doubt := sent && !granted && !errors.Is(err, ErrNotAcquired) && !m.neverSent(err)
+	if granted {
+		m.hears(v.now, asking)
+		if err = m.vouch(ctx); err == nil && draw {
+			err = m.seasoned(begun)
+		}
+	} else {
+		err = m.explain(err, r.keys)
+	}
+
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := &b.seats[i]
+	s.state, s.err, s.other, s.left = vacant, err, v.other, v.left
+	s.doubt = s.doubt || doubt
+	switch {
+	case b.phase == over && (granted || s.doubt), granted && err != nil: // with err it must not count
+		b.sweep(s, m)
+	case granted:
+		s.least, b.lock = v.token, v.lock
+		s.state = fresh
+		if draw {
+			s.state, s.draw = firm, v.token
+		}
+		if b.phase == won && s.least < b.fence {
+			b.raise(ctx, i)
+		}
+	}
+	b.judge(ctx)
+}
+
+// judge decides the ballot as soon as that is possible. The caller holds mu.
+//
+// Each of the last lease's counters on a majority was at least its token, and any
+// majority has one of those: so the greatest token that a majority has drawn is
+// greater. Of all majorities that have drawn, that whose greatest token is the
+// smallest gives it; the lease is won when a majority has a counter as great.
+func (b *ballot) judge(ctx context.Context) {
+	if b.phase != voting {
+		return
+	}
+	need := b.quorum.need
+	draws := make([]int64, 0, maxNodes)
+	pending := 0
+	for i := range b.seats {
+		switch s := &b.seats[i]; {
+		case s.state == firm:
+			draws = append(draws, s.draw)
+		case s.state == asked && b.late == 0:
+			pending++
+		}
+	}
+	if len(draws) < need {
+		if len(draws)+pending < need {
+			b.lose(b.verdict())
+		}
+		return
+	}
+	slices.Sort(draws)
+	fence, acknowledged := draws[need-1], 0
+	for i := range b.seats {
+		if s := &b.seats[i]; s.state == firm && s.least >= fence {
+			acknowledged++
+		}
+	}
+	switch {
+	case acknowledged >= need:
+		b.phase, b.fence = won, fence
+		close(b.decided)
+		for i := range b.seats {
+			if s := &b.seats[i]; s.state == firm && s.least < fence {
+				b.raise(ctx, i)
+			}
+		}
+	case !b.raised:
+		b.raised, b.fence = true, fence
+		for i := range b.seats {
+			if s := &b.seats[i]; s.state == firm && s.least < fence {
+				b.raising++
+				b.raise(ctx, i)
+			}
+		}
+	case b.late > 1 || b.raising == 0 && pending == 0:
+		b.lose(b.verdict())
+	}
+}
+
+// raise lets a node's counter be raised to the fence: before the ballot is won,
+// if a majority needs it; else since that makes the token survive the loss of
+// more counters, and [Client.Inspect] tells it. The caller holds mu.
+func (b *ballot) raise(ctx context.Context, i int) {
+	q, m, fence, counted := b.quorum, b.quorum.members[i], b.fence, b.phase == voting
+	done := func(least int64, err error) { // under mu
+		if counted {
+			b.raising--
+		}
+		if err == nil {
+			b.seats[i].least = least
+		} else if b.phase == voting {
+			b.seats[i].err = fmt.Errorf("fencing token: %w", m.explain(err, b.request.keys))
+		}
+		b.judge(ctx)
+	}
+	q.client.stay()
+	go func() {
+		defer q.client.leave()
+		begun := q.clock()
+		var least int64
+		err := m.begin()
+		if err == nil {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), nodeTimeout(b.request.ttl))
+			defer cancel()
+			least, err = m.node.raise(ctx, b.request.keys, fence)
+			m.end(begun, err)
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		done(least, err)
+	}()
+}
+
+// While several ask at once and none gets the lease, each tries again, so often and
+// after a pause of about so much, twice as much each time: who comes alone gets it.
+const (
+	splitTries = 8
+	splitPause = 2 * time.Millisecond
+)
+
+// errSplit says that nobody has the lock, as far as the answers tell: several ask
+// at once, and each was given a part. Trying again settles it.
+var errSplit = fmt.Errorf("%w, nor has anybody else, since several ask at once", ErrNotAcquired)
+
+// verdict says why a ballot was not won. The caller holds mu.
+func (b *ballot) verdict() error {
+	errs := make([]error, len(b.seats))
+	bad := 0
+	holders := make(map[string]int)
+	most := 0
+	for i := range b.seats {
+		s := &b.seats[i]
+		switch {
+		case errors.Is(s.err, ErrNotAcquired):
+			holders[s.other]++
+			most = max(most, holders[s.other])
+		case s.err != nil:
+			errs[i] = s.err
+			bad++
+		case s.state == asked && b.late > 0:
+			errs[i] = fmt.Errorf("no answer within %s", nodeTimeout(b.request.ttl))
+			bad++
+		}
+	}
+	switch {
+	case len(b.seats)-bad < b.quorum.need:
+		return b.quorum.outage(errs)
+	case most >= b.quorum.need:
+		return ErrNotAcquired
+	}
+	return errSplit
+}
+
+// left is when the first of the others' leases ends; negative if that is unknown.
+func (b *ballot) left() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	least := time.Duration(-1)
+	for i := range b.seats {
+		s := &b.seats[i]
+		if errors.Is(s.err, ErrNotAcquired) && s.left >= 0 && (least < 0 || s.left < least) {
+			least = s.left
+		}
+	}
+	return least
+}
+
+// lose ends a ballot that was not won. The caller holds mu.
+func (b *ballot) lose(err error) {
+	b.err = err
+	close(b.decided)
+	b.drop()
+}
+
+// abandon gives up in the background what the nodes may have given.
+func (b *ballot) abandon() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.drop()
+}
+
+func (q *quorum) giveUp(r *request, _ outcome) { r.ballot.abandon() }
+
+// drop lets the sweepers delete what is left; where a question or a release is
+// under way, what follows it does so. The caller holds mu.
+func (b *ballot) drop() {
+	b.phase = over
+	for i, m := range b.quorum.members {
+		switch s := &b.seats[i]; {
+		case s.state == vacant && s.doubt, s.state == firm, s.state == fresh:
+			b.sweep(s, m)
+		}
+	}
+}
+
+// sweep lets a node's sweeper delete what may be there. The caller holds mu.
+func (b *ballot) sweep(s *seat, m *member) {
+	o := settled
+	if s.doubt {
+		o = unsettled
+	}
+	m.sweeper.add(&b.request, o)
+	s.state = swept
+}
+
+// A countdown calls f when all that was added is done. It begins with one.
+type countdown struct {
+	mu sync.Mutex
+	n  int
+	f  func()
+}
+
+func newCountdown(f func()) *countdown { return &countdown{n: 1, f: f} }
+
+func (c *countdown) add() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.n++
+}
+
+func (c *countdown) done() {
+	c.mu.Lock()
+	c.n--
+	last := c.n == 0
+	c.mu.Unlock()
+	if last {
+		c.f()
+	}
+}
