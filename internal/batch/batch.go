@@ -36,21 +36,24 @@ type Batcher struct {
 	cluster *redis.ClusterClient // nil elsewhere
 	alone   bool                 // no request shares its pipeline
 
-	life context.Context // of flights
+	life [kinds]context.Context // of flights
 	end  context.CancelCauseFunc
 
 	closed atomic.Bool
 
 	mu     sync.Mutex
-	queues map[place]*queue
-	single [2]*queue // of one server: without and with bypass
+	queues map[*redis.Client]*queue // by the node of a Cluster
+	single *queue                   // elsewhere
 }
 
-// A place is what requests must have in common to travel together.
-type place struct {
-	node   *redis.Client // on Cluster
-	bypass bool
-}
+// A kind of requests shares pipelines.
+type kind uint8
+
+const (
+	plain  kind = iota
+	bypass      // past the circuit breaker
+	kinds
+)
 
 // New returns a Batcher for cn, which stays the caller's. It does no I/O and
 // starts nothing. [Batcher.Close] ends it.
@@ -60,14 +63,13 @@ type place struct {
 // its first command.
 func New(cn *conn.Client) *Batcher {
 	b := &Batcher{cn: cn}
-	b.life, b.end = context.WithCancelCause(context.Background())
+	b.life[plain], b.end = context.WithCancelCause(context.Background())
+	b.life[bypass] = breaker.Bypass(b.life[plain])
 	if cluster, ok := cn.UniversalClient.(*redis.ClusterClient); ok {
 		b.cluster, b.alone = cluster, !cn.Own()
-		b.queues = make(map[place]*queue)
-		return b
-	}
-	for i := range b.single {
-		b.single[i] = newQueue(b, i == 1)
+		b.queues = make(map[*redis.Client]*queue)
+	} else {
+		b.single = newQueue(b)
 	}
 	return b
 }
@@ -89,15 +91,15 @@ func New(cn *conn.Client) *Batcher {
 // connection (MULTI, SUBSCRIBE, CLIENT REPLY, …), and on Cluster those for several
 // slots or without key are not for a Batcher.
 func (b *Batcher) Do(ctx context.Context, key string, cmds ...[]any) []*redis.Cmd {
-	return b.do(ctx, false, key, cmds)
+	return b.do(ctx, plain, key, cmds)
 }
 
 // DoBypass is Do past the circuit breaker, as breaker.Bypass has it.
 func (b *Batcher) DoBypass(ctx context.Context, key string, cmds ...[]any) []*redis.Cmd {
-	return b.do(breaker.Bypass(ctx), true, key, cmds)
+	return b.do(ctx, bypass, key, cmds)
 }
 
-func (b *Batcher) do(ctx context.Context, bypass bool, key string, words [][]any) []*redis.Cmd {
+func (b *Batcher) do(ctx context.Context, k kind, key string, words [][]any) []*redis.Cmd {
 	if err := b.refusal(ctx, words); err != nil {
 		return failed(len(words), err)
 	}
@@ -107,23 +109,26 @@ func (b *Batcher) do(ctx context.Context, bypass bool, key string, words [][]any
 	}
 	bytes, ok := size(words)
 	if !ok || bytes > maxBytes || len(words) > maxCommands || b.alone {
-		b.send(ctx, cmds)
+		b.send(ctx, k, cmds)
 		return cmds
 	}
-	q := b.queue(ctx, place{bypass: bypass}, key)
+	q := b.queue(ctx, key)
 	if q == nil {
-		b.send(ctx, cmds)
+		b.send(ctx, k, cmds)
 		return cmds
 	}
 	t := q.enter()
 	if !t.admitted {
-		r := newRequest(ctx, cmds, bytes)
+		r := newRequest(ctx, k, cmds, bytes)
 		if t = q.wait(ctx, r); !t.admitted {
 			return r.results(cmds)
 		}
 	}
-	defer q.landed(t)
-	b.send(ctx, cmds)
+	well := false
+	defer func() { q.landed(t, well) }()
+	b.send(ctx, k, cmds)
+	err := cmds[0].Err()
+	well = err == nil || err == redis.Nil //nolint:errorlint // go-redis returns it bare
 	return cmds
 }
 
@@ -157,7 +162,10 @@ func failed(n int, err error) []*redis.Cmd {
 }
 
 // send is how a request travels alone.
-func (b *Batcher) send(ctx context.Context, cmds []*redis.Cmd) {
+func (b *Batcher) send(ctx context.Context, k kind, cmds []*redis.Cmd) {
+	if k == bypass {
+		ctx = breaker.Bypass(ctx)
+	}
 	if len(cmds) == 1 {
 		_ = b.cn.Process(ctx, cmds[0])
 		return
@@ -171,28 +179,25 @@ func (b *Batcher) send(ctx context.Context, cmds []*redis.Cmd) {
 
 // queue returns where a request for key waits, or nil if there is no telling, as
 // before the topology of a Cluster is known.
-func (b *Batcher) queue(ctx context.Context, p place, key string) *queue {
+func (b *Batcher) queue(ctx context.Context, key string) *queue {
 	if b.cluster == nil {
-		if p.bypass {
-			return b.single[1]
-		}
-		return b.single[0]
+		return b.single
 	}
-	var err error
-	if p.node, err = b.cluster.MasterForKey(ctx, key); err != nil {
+	node, err := b.cluster.MasterForKey(ctx, key)
+	if err != nil {
 		return nil
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	q := b.queues[p]
+	q := b.queues[node]
 	if q == nil && !b.closed.Load() {
-		for p, q := range b.queues { // nodes come and go
+		for node, q := range b.queues { // nodes come and go
 			if q.idle() {
-				delete(b.queues, p)
+				delete(b.queues, node)
 			}
 		}
-		q = newQueue(b, p.bypass)
-		b.queues[p] = q
+		q = newQueue(b)
+		b.queues[node] = q
 	}
 	return q
 }
@@ -204,12 +209,12 @@ func (b *Batcher) queue(ctx context.Context, p place, key string) *queue {
 func (b *Batcher) Close(ctx context.Context) error {
 	b.mu.Lock()
 	b.closed.Store(true)
-	queues := []*queue{b.single[0], b.single[1]}
-	if b.cluster != nil {
-		queues = queues[:0]
-		for _, q := range b.queues {
-			queues = append(queues, q)
-		}
+	var queues []*queue
+	if b.single != nil {
+		queues = append(queues, b.single)
+	}
+	for _, q := range b.queues {
+		queues = append(queues, q)
 	}
 	b.mu.Unlock()
 	for _, q := range queues {

@@ -49,8 +49,8 @@ func ownClient(tb testing.TB, addr string) *conn.Client {
 
 type sender func(ctx context.Context, key string, cmds ...[]any) []*redis.Cmd
 
-// plain is what a role does without a Batcher.
-func plain(cn *conn.Client) sender {
+// pipelines is what a role does without a Batcher.
+func pipelines(cn *conn.Client) sender {
 	return func(ctx context.Context, _ string, words ...[]any) []*redis.Cmd {
 		pipe := cn.Pipeline()
 		cmds := make([]*redis.Cmd, len(words))
@@ -77,7 +77,7 @@ func BenchmarkLocks(b *testing.B) {
 				b.Run(fmt.Sprintf("rtt=%s/goroutines=%d/%s", delay, goroutines, how), func(b *testing.B) {
 					cn := ownClient(b, addr)
 					s := loadScripts(b, cn)
-					obtain, release := plain(cn), plain(cn)
+					obtain, release := pipelines(cn), pipelines(cn)
 					var batcher *Batcher
 					if how == "batch" {
 						batcher = New(cn)

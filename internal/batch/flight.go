@@ -35,9 +35,9 @@ type flightContext struct {
 
 func (c *flightContext) Deadline() (time.Time, bool) { return c.deadline, !c.endless }
 
-func newFlight(q *queue, t ticket, n int) *flight {
+func newFlight(q *queue, k kind, t ticket, n int) *flight {
 	f := &flight{q: q, ticket: t, members: make([]*request, 0, n)}
-	f.ctx.Context, f.ctx.cancel = context.WithCancel(q.base)
+	f.ctx.Context, f.ctx.cancel = context.WithCancel(q.b.life[k])
 	return f
 }
 

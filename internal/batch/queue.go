@@ -2,10 +2,10 @@ package batch
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"time"
 
-	"github.com/redisha/redisha/breaker"
 	"github.com/redisha/redisha/internal/conn"
 )
 
@@ -29,12 +29,11 @@ const overdueAfter = 50 * time.Millisecond
 
 // A queue has the requests for one server.
 type queue struct {
-	b      *Batcher
-	bypass bool
-	base   context.Context
+	b *Batcher
 
 	mu      sync.Mutex
-	waiting list
+	waiting [kinds]list // of each kind, which travel in pipelines of their own
+	arrived uint64      // requests that have had to wait
 	lanes   int
 	rtt     time.Duration // the lowest of late; 0 before the first
 	quiet   chan struct{} // made by close, closed when nothing is under way
@@ -47,13 +46,7 @@ type queue struct {
 	ticking             bool
 }
 
-func newQueue(b *Batcher, bypass bool) *queue {
-	q := &queue{b: b, bypass: bypass, lanes: minLanes, base: b.life}
-	if bypass {
-		q.base = breaker.Bypass(b.life)
-	}
-	return q
-}
+func newQueue(b *Batcher) *queue { return &queue{b: b, lanes: minLanes} }
 
 // A ticket is the right to a lane.
 type ticket struct {
@@ -71,11 +64,20 @@ func (q *queue) board() ticket {
 
 func (q *queue) free() bool { return q.young+q.old < q.lanes }
 
+// first returns the request that has waited longest.
+func (q *queue) first() *request {
+	a, b := q.waiting[plain].first, q.waiting[bypass].first
+	if a == nil || b != nil && b.number < a.number {
+		return b
+	}
+	return a
+}
+
 // enter admits a request if a lane is free that nobody waits for.
 func (q *queue) enter() ticket {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.waiting.first == nil && q.free() && q.quiet == nil {
+	if q.free() && q.first() == nil && q.quiet == nil {
 		return q.board()
 	}
 	return ticket{}
@@ -83,10 +85,8 @@ func (q *queue) enter() ticket {
 
 // wait returns when r is answered, refused, or admitted.
 func (q *queue) wait(ctx context.Context, r *request) ticket {
-	if f, ok := q.join(r); !ok {
+	if !q.join(r) {
 		return ticket{}
-	} else if f != nil {
-		go q.run(f)
 	}
 	select {
 	case <-r.done:
@@ -101,22 +101,24 @@ func (q *queue) wait(ctx context.Context, r *request) ticket {
 	}
 	if ctx.Err() != nil {
 		r.err = notSent(context.Cause(ctx))
-		q.landed(r.ticket)
+		q.landed(r.ticket, false)
 		return ticket{}
 	}
 	return r.ticket
 }
 
-func (q *queue) join(r *request) (*flight, bool) {
+func (q *queue) join(r *request) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.b.life.Err() != nil || q.quiet != nil {
+	if q.quiet != nil {
 		r.err = notSent(conn.ErrClosed)
-		return nil, false
+		return false
 	}
-	q.waiting.add(r)
-	f := q.launch()
-	if q.waiting.first != nil && !q.ticking {
+	q.arrived++
+	r.number = q.arrived
+	q.waiting[r.kind].add(r)
+	q.launch()
+	if q.first() != nil && !q.ticking {
 		q.ticking = true
 		if q.ticker == nil {
 			q.ticker = time.AfterFunc(overdueAfter, q.tick)
@@ -124,7 +126,7 @@ func (q *queue) join(r *request) (*flight, bool) {
 			q.ticker.Reset(overdueAfter)
 		}
 	}
-	return f, true
+	return true
 }
 
 // leave takes r out for a caller whose context has ended. It reports false if
@@ -132,7 +134,7 @@ func (q *queue) join(r *request) (*flight, bool) {
 func (q *queue) leave(r *request, cause error) bool {
 	q.mu.Lock()
 	if r.state.Load() == waiting && r.err == nil {
-		q.waiting.remove(r)
+		q.waiting[r.kind].remove(r)
 		r.err = notSent(cause)
 		q.settle()
 		q.mu.Unlock()
@@ -147,55 +149,85 @@ func (q *queue) leave(r *request, cause error) bool {
 	return true
 }
 
-// launch gives a free lane to who waits: to the one request there is, or to a
-// flight, which the caller of launch must run.
-func (q *queue) launch() *flight {
-	if !q.free() {
-		return nil
+// launch gives a free lane to who waits.
+func (q *queue) launch() {
+	if q.free() && !q.grant() {
+		go q.run(q.board())
 	}
-	switch q.waiting.n {
-	case 0:
-		q.settle()
-		return nil
-	case 1:
-		r := q.waiting.first
-		q.waiting.remove(r)
-		r.ticket = q.board()
-		r.state.Store(granted)
-		r.done <- struct{}{}
-		return nil
-	}
-	return q.take()
 }
 
-// take makes a flight of what waits, as far as the bounds allow.
-func (q *queue) take() *flight {
-	f := newFlight(q, q.board(), min(q.waiting.n, maxCommands))
+// grant gives a free lane to the one request that waits. It reports false if there
+// are more.
+func (q *queue) grant() bool {
+	r := q.first()
+	if r == nil {
+		q.settle()
+		return true
+	}
+	waiting := &q.waiting[r.kind]
+	if waiting.n > 1 {
+		return false
+	}
+	waiting.remove(r)
+	r.ticket = q.board()
+	r.state.Store(granted)
+	r.done <- struct{}{}
+	return true
+}
+
+// landed gives a lane back, or on.
+func (q *queue) landed(t ticket, ok bool) {
+	took := time.Since(t.start)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.disembark(t)
+	if ok {
+		q.measure(t, took)
+	}
+	q.launch()
+}
+
+// run flies, on the lane of t, until nobody waits.
+func (q *queue) run(t ticket) {
+	over := false
+	defer func() {
+		if !over { // the goroutine ends by a hook's Goexit
+			q.landed(t, false)
+		}
+	}()
+	for f := q.next(t); f != nil; f = q.next(t) {
+		t = f.ticket
+		f.fly()
+		runtime.Gosched() // who was answered comes along, if it has more to send
+	}
+	over = true
+}
+
+// next gives a lane back and returns the flight that takes it, if there is one.
+func (q *queue) next(t ticket) *flight {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.disembark(t)
+	if !q.free() || q.grant() {
+		return nil
+	}
+	r := q.first()
+	waiting := &q.waiting[r.kind]
+	f := newFlight(q, r.kind, q.board(), min(waiting.n, maxCommands))
 	commands, bytes := 0, 0
-	for r := q.waiting.first; r != nil; r = q.waiting.first {
+	for ; r != nil; r = waiting.first {
 		commands += len(r.commands)
 		bytes += r.bytes
 		if len(f.members) > 0 && (commands > maxCommands || bytes > maxBytes) {
 			break
 		}
-		q.waiting.remove(r)
+		waiting.remove(r)
 		f.add(r)
 	}
 	return f
 }
 
-// landed gives a lane back, or on.
-func (q *queue) landed(t ticket) {
-	if f := q.next(t); f != nil {
-		go q.run(f)
-	}
-}
-
-// next gives a lane back and returns the flight that takes it, if there is one.
-func (q *queue) next(t ticket) *flight {
-	took := time.Since(t.start)
-	q.mu.Lock()
-	defer q.mu.Unlock()
+func (q *queue) disembark(t ticket) {
 	switch q.ticks - t.ticks {
 	case 0:
 		q.young--
@@ -204,28 +236,18 @@ func (q *queue) next(t ticket) *flight {
 	default:
 		q.overdue--
 	}
-	if q.rtt == 0 || took < q.rtt {
+}
+
+// measure learns the round trip from requests that travelled alone: that is never
+// more than what one took, and tends to what those take that find nothing else
+// under way.
+func (q *queue) measure(t ticket, took time.Duration) {
+	if took < q.rtt {
 		q.rtt = took
 	} else if t.only {
 		q.rtt += (took - q.rtt) / 8
 	}
 	q.lanes = min(max(int(q.rtt/laneTime), minLanes), maxLanes)
-	return q.launch()
-}
-
-// run flies until nobody waits.
-func (q *queue) run(f *flight) {
-	over := false
-	defer func() {
-		if !over { // the goroutine ends by a hook's Goexit
-			q.landed(f.ticket)
-		}
-	}()
-	for f != nil {
-		f.fly()
-		f = q.next(f.ticket)
-	}
-	over = true
 }
 
 // tick ages what is under way. Flights that have become overdue make room.
@@ -234,19 +256,15 @@ func (q *queue) tick() {
 	defer q.mu.Unlock()
 	q.overdue, q.old, q.young = q.overdue+q.old, q.young, 0
 	q.ticks++
-	for q.free() && q.waiting.first != nil {
-		if f := q.launch(); f != nil {
-			go q.run(f)
-		}
-	}
-	if q.ticking = q.waiting.first != nil; q.ticking {
+	q.launch()
+	if q.ticking = q.first() != nil; q.ticking {
 		q.ticker.Reset(overdueAfter)
 	}
 }
 
 // settle tells close when nothing is under way.
 func (q *queue) settle() {
-	if q.quiet != nil && q.waiting.first == nil && q.young+q.old+q.overdue == 0 {
+	if q.quiet != nil && q.first() == nil && q.young+q.old+q.overdue == 0 {
 		select {
 		case <-q.quiet:
 		default:
@@ -261,7 +279,7 @@ func (q *queue) settle() {
 func (q *queue) idle() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.waiting.first == nil && q.young+q.old+q.overdue == 0
+	return q.first() == nil && q.young+q.old+q.overdue == 0
 }
 
 // close returns what is closed when nothing is under way any more.
@@ -279,8 +297,8 @@ func (q *queue) close() <-chan struct{} {
 func (q *queue) reject(cause error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for r := q.waiting.first; r != nil; r = q.waiting.first {
-		q.waiting.remove(r)
+	for r := q.first(); r != nil; r = q.first() {
+		q.waiting[r.kind].remove(r)
 		r.err = notSent(cause)
 		r.done <- struct{}{}
 	}

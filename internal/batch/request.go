@@ -13,6 +13,8 @@ import (
 
 // A request is what one caller waits for.
 type request struct {
+	kind       kind
+	number     uint64   // in the order of arrival
 	prev, next *request // in list, under queue.mu
 	ticket     ticket   // of a granted lane
 	flight     *flight  // set when it departs
@@ -52,8 +54,8 @@ type command struct {
 	replied bool
 }
 
-func newRequest(ctx context.Context, cmds []*redis.Cmd, bytes int) *request {
-	r := &request{bytes: bytes, done: make(chan struct{}, 1)}
+func newRequest(ctx context.Context, k kind, cmds []*redis.Cmd, bytes int) *request {
+	r := &request{kind: k, bytes: bytes, done: make(chan struct{}, 1)}
 	r.deadline, _ = ctx.Deadline()
 	r.commands = r.room[:min(len(cmds), len(r.room))]
 	if len(cmds) > len(r.room) {
