@@ -14,6 +14,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -40,10 +42,9 @@ type Batcher struct {
 	end  context.CancelCauseFunc
 
 	closed atomic.Bool
-
-	mu     sync.Mutex
-	queues map[*redis.Client]*queue // by the node of a Cluster
-	single *queue                   // elsewhere
+	single *queue                            // of one server
+	nodes  atomic.Pointer[map[string]*queue] // of a Cluster, by address; copied to be changed
+	adding sync.Mutex
 }
 
 // A kind of requests shares pipelines.
@@ -67,7 +68,7 @@ func New(cn *conn.Client) *Batcher {
 	b.life[bypass] = breaker.Bypass(b.life[plain])
 	if cluster, ok := cn.UniversalClient.(*redis.ClusterClient); ok {
 		b.cluster, b.alone = cluster, !cn.Own()
-		b.queues = make(map[*redis.Client]*queue)
+		b.nodes.Store(&map[string]*queue{})
 	} else {
 		b.single = newQueue(b)
 	}
@@ -187,19 +188,34 @@ func (b *Batcher) queue(ctx context.Context, key string) *queue {
 	if err != nil {
 		return nil
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	q := b.queues[node]
-	if q == nil && !b.closed.Load() {
-		for node, q := range b.queues { // nodes come and go
-			if q.idle() {
-				delete(b.queues, node)
-			}
-		}
-		q = newQueue(b)
-		b.queues[node] = q
+	addr := node.Options().Addr
+	if q := (*b.nodes.Load())[addr]; q != nil {
+		return q
 	}
-	return q
+	return b.add(addr)
+}
+
+// add makes the queue of a node. It stays when the node goes: there are not so
+// many addresses.
+func (b *Batcher) add(addr string) *queue {
+	b.adding.Lock()
+	defer b.adding.Unlock()
+	nodes := maps.Clone(*b.nodes.Load())
+	if nodes[addr] == nil && !b.closed.Load() {
+		nodes[addr] = newQueue(b)
+		b.nodes.Store(&nodes)
+	}
+	return nodes[addr]
+}
+
+// queues returns those there are, and will be when the Batcher is closed.
+func (b *Batcher) queues() []*queue {
+	if b.cluster == nil {
+		return []*queue{b.single}
+	}
+	b.adding.Lock()
+	defer b.adding.Unlock()
+	return slices.Collect(maps.Values(*b.nodes.Load()))
 }
 
 // Close refuses new requests and waits for the others. When ctx ends first, those
@@ -207,27 +223,26 @@ func (b *Batcher) queue(ctx context.Context, key string) *queue {
 // error: a pipeline whose reply is awaited may then be under way until the
 // client's read timeout. Calling it again is safe.
 func (b *Batcher) Close(ctx context.Context) error {
-	b.mu.Lock()
 	b.closed.Store(true)
-	var queues []*queue
-	if b.single != nil {
-		queues = append(queues, b.single)
+	defer b.end(conn.ErrClosed)
+	queues := b.queues()
+	for _, q := range queues {
+		q.close()
 	}
-	for _, q := range b.queues {
-		queues = append(queues, q)
-	}
-	b.mu.Unlock()
 	for _, q := range queues {
 		select {
-		case <-q.close():
+		case <-q.quiet:
+			continue
+		default:
+		}
+		select {
+		case <-q.quiet:
 		case <-ctx.Done():
-			b.end(conn.ErrClosed)
 			for _, q := range queues {
 				q.reject(conn.ErrClosed)
 			}
 			return fmt.Errorf("requests still under way: %w", context.Cause(ctx))
 		}
 	}
-	b.end(conn.ErrClosed)
 	return nil
 }

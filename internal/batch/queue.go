@@ -35,7 +35,7 @@ type queue struct {
 	waiting [kinds]list // of each kind, which travel in pipelines of their own
 	arrived uint64      // requests that have had to wait
 	lanes   int
-	rtt     time.Duration // the lowest of late; 0 before the first
+	rtt     time.Duration // to the server, as measured; 0 before
 	quiet   chan struct{} // made by close, closed when nothing is under way
 
 	// Pipelines under way: begun since the last tick, between the last two, before
@@ -276,21 +276,14 @@ func (q *queue) settle() {
 	}
 }
 
-func (q *queue) idle() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.first() == nil && q.young+q.old+q.overdue == 0
-}
-
-// close returns what is closed when nothing is under way any more.
-func (q *queue) close() <-chan struct{} {
+// close lets quiet be closed when nothing is under way any more.
+func (q *queue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.quiet == nil {
 		q.quiet = make(chan struct{})
 	}
 	q.settle()
-	return q.quiet
 }
 
 // reject refuses what waits.
