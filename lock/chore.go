@@ -10,7 +10,8 @@ import (
 // its own, never twice at once, and between two runs there is only a timer. It
 // returns when it wants to run next; the zero time: not until it is planned.
 type chore struct {
-	do func() (next time.Time)
+	do    func() (next time.Time)
+	after func() // is called after each do, when stop does not wait for it any more; may be nil
 
 	mu      sync.Mutex
 	timer   *time.Timer
@@ -52,6 +53,9 @@ func (c *chore) run() {
 	c.mu.Unlock()
 
 	again := c.do()
+	if c.after != nil {
+		defer c.after()
+	}
 
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -83,7 +83,7 @@ func (c Config) validate() error {
 	case len(c.Holder) > maxNameBytes:
 		return fmt.Errorf("want a Holder of at most %d bytes, got %d", maxNameBytes, len(c.Holder))
 	case c.Strict && c.AllowFailoverManaged:
-		return errors.New("Strict and AllowFailoverManaged are both set: Strict refuses any server that may fail over, so leave one out")
+		return errors.New("want Strict or AllowFailoverManaged, got both: the one refuses all servers that may fail over, the other takes them")
 	}
 	if err := validClass(c.Class); err != nil {
 		return err

@@ -196,13 +196,15 @@ func (s *node) admit(ctx context.Context) error {
 	return w.await(ctx)
 }
 
-// sees takes note of an error that tells what the server is. Where the primary is
-// looked for, others than that may be met on the way.
-func (s *node) sees(err error) {
+// sees takes note of an error by which the server has become a replica, and
+// reports whether it is one. Where the primary is looked for, others than that may
+// be met on the way.
+func (s *node) sees(err error) bool {
 	if t := s.conn.Topology(); err == nil || t == endpoint.Cluster || t == endpoint.Replicated || !isReplicas(err) {
-		return
+		return false
 	}
 	s.watch.note(time.Now(), s.watch.dialled(), discovery{finding: replica, detail: err.Error()})
+	return true
 }
 
 // isReplicas reports whether err is that of a replica: its own, or that of a
@@ -222,6 +224,7 @@ var errUnsafe = errors.New("the endpoint takes no locks any more")
 type watch struct {
 	node  *node
 	chore chore
+	every time.Duration
 	calm  time.Duration
 
 	clear  atomic.Bool // the endpoint takes locks, and is being watched
@@ -230,6 +233,7 @@ type watch struct {
 
 	mu      sync.Mutex
 	round   *round    // the probe that somebody waits for; nil: nobody does
+	ended   []*round  // that are over, and of which nobody was told yet
 	found   discovery // by the last probe
 	noted   time.Time // when that began
 	refusal error     // why the endpoint is not taken; nil: it is
@@ -248,8 +252,8 @@ type round struct {
 }
 
 func (w *watch) init(s *node) {
-	w.node, w.calm = s, calmFor
-	w.chore.do = w.run
+	w.node, w.every, w.calm = s, watchEvery, calmFor
+	w.chore.do, w.chore.after = w.run, w.answer
 }
 
 // await waits for a probe, unless the endpoint is refused and is being watched.
@@ -259,12 +263,13 @@ func (w *watch) await(ctx context.Context) error {
 		defer w.mu.Unlock()
 		return w.explain()
 	}
-	if w.round == nil {
-		w.round = &round{done: make(chan struct{})}
-	}
 	r := w.round
+	if r == nil {
+		r = &round{done: make(chan struct{})}
+		w.round = r
+		w.chore.plan(time.Now())
+	}
 	w.mu.Unlock()
-	w.chore.plan(time.Now())
 	select {
 	case <-r.done:
 		return r.err
@@ -282,13 +287,12 @@ func (w *watch) run() (next time.Time) {
 	r, now := w.round, time.Now()
 	due, dials := !now.Before(w.due), w.dials
 	w.mu.Unlock()
-	if r == nil {
-		switch {
-		case due && !w.inUse():
-			return time.Time{} // until somebody comes
-		case !due && w.dialled() == dials:
-			return w.next(now)
-		}
+	switch {
+	case r != nil:
+	case !due && w.dialled() == dials:
+		return w.next(now)
+	case !w.inUse():
+		return time.Time{} // until somebody comes
 	}
 	dials = w.dialled()
 	d, err := w.probe()
@@ -302,12 +306,20 @@ func (w *watch) run() (next time.Time) {
 	defer w.mu.Unlock()
 	if r != nil {
 		r.err = err
-		close(r.done)
-		w.round = nil
-	} else if w.round != nil {
-		return time.Now() // who came meanwhile wants an answer of its own
+		w.round, w.ended = nil, append(w.ended, r)
 	}
 	return time.Time{} // note and failed have planned it
+}
+
+// answer tells those who waited for a probe, when the chore is at rest again: who
+// closes the client then has nothing to wait for.
+func (w *watch) answer() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range w.ended {
+		close(r.done)
+	}
+	w.ended = nil
 }
 
 // probe is under way for as long as the client is.
@@ -352,10 +364,15 @@ func (w *watch) dialled() uint64 {
 	case cn.Topology() == endpoint.Cluster:
 		return 0
 	}
-	if s := cn.PoolStats(); s != nil {
-		return uint64(s.Misses)
+	s := cn.PoolStats()
+	if s == nil { // of a type that is not go-redis'
+		return 0
 	}
-	return 0
+	n := uint64(s.Misses)
+	if s.PipelineStats != nil { // pipelines have a pool of their own by default
+		n += uint64(s.PipelineStats.Misses)
+	}
+	return n
 }
 
 // next is when to look again.
@@ -406,8 +423,8 @@ func (w *watch) note(begun time.Time, dials uint64, d discovery) {
 	w.warned[d.finding] = w.warned[d.finding] || warn
 	fallen := w.taken && refusal != nil && d.finding == replica
 	if w.taken { // else only those who come to ask want to know
-		w.due = now.Add(watchEvery)
-		w.chore.plan(now.Add(watchDials))
+		w.due = now.Add(w.every)
+		w.chore.plan(earlier(w.due, now.Add(watchDials)))
 	}
 	w.mu.Unlock()
 

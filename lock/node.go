@@ -106,6 +106,9 @@ func (s *node) renew(ctx context.Context, leases []renewal) []error {
 			errs[places[i]] = err
 		}
 	}
+	if slices.ContainsFunc(errs, s.sees) {
+		return slices.Repeat([]error{errUnsafe}, len(leases))
+	}
 	return errs
 }
 
