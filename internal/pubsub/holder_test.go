@@ -2,6 +2,7 @@ package pubsub_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -27,6 +28,7 @@ type holder struct {
 	mu      sync.Mutex
 	telling bool
 	live    map[string]bool
+	away    map[string]bool // Lost, and not Subscribed since
 	got     map[string][]string
 	lost    []string // channels, in order
 	errs    []error  // of Lost
@@ -36,7 +38,7 @@ type holder struct {
 // hold returns the holder of Channels of c that end with the test.
 func hold(tb testing.TB, c *conn.Client) *holder {
 	tb.Helper()
-	h := &holder{tb: tb, live: make(map[string]bool), got: make(map[string][]string)}
+	h := &holder{tb: tb, live: make(map[string]bool), away: make(map[string]bool), got: make(map[string][]string)}
 	ch, err := pubsub.Open(c, pubsub.ChannelsConfig{
 		Message: func(channel, payload string) {
 			defer h.told()()
@@ -45,11 +47,16 @@ func hold(tb testing.TB, c *conn.Client) *holder {
 		Subscribed: func(channel string) {
 			defer h.told()()
 			h.live[channel] = true
+			delete(h.away, channel)
 		},
 		Lost: func(channels []string, err error) {
 			defer h.told()()
 			for _, channel := range channels {
+				if h.away[channel] && !errors.Is(err, redis.ErrClosed) {
+					tb.Errorf("%s was lost before", channel)
+				}
 				delete(h.live, channel)
+				h.away[channel] = true
 			}
 			h.lost = append(h.lost, channels...)
 			h.errs = append(h.errs, err)
@@ -87,6 +94,14 @@ func (h *holder) read(f func()) {
 func (h *holder) liveChannels() (channels []string) {
 	h.read(func() { channels = slices.Sorted(maps.Keys(h.live)) })
 	return channels
+}
+
+// forget is called after a channel was removed, and all is settled.
+func (h *holder) forget(channel string) {
+	h.read(func() {
+		delete(h.live, channel)
+		delete(h.away, channel)
+	})
 }
 
 func (h *holder) lostChannels() (channels []string) {

@@ -299,6 +299,18 @@ func (n *network) open() int {
 	return len(n.conns)
 }
 
+// anyDead reports whether a connection hangs.
+func (n *network) anyDead() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for c := range n.conns {
+		if c.dead {
+			return true
+		}
+	}
+	return false
+}
+
 type faultyConn struct {
 	net.Conn
 	network *network

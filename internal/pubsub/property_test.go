@@ -147,18 +147,6 @@ func (h *history) check() {
 	}
 }
 
-// anyDead reports whether a connection hangs.
-func (h *history) anyDead() bool {
-	h.network.mu.Lock()
-	defer h.network.mu.Unlock()
-	for c := range h.conns {
-		if c.dead {
-			return true
-		}
-	}
-	return false
-}
-
 // quiet ends all faults and requires that everything is as it should be.
 func (h *history) quiet() {
 	h.heal()
