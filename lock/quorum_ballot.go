@@ -59,13 +59,13 @@ type seat struct {
 type seatState uint8
 
 const (
-	vacant seatState = iota // the node has nothing of this lease
-	asked                   // a question is under way
-	fresh                   // it has, since lately: see renew
-	firm                    // it has
-	giving                  // a release is under way
-	given                   // it was given back
-	swept                   // it is being deleted in the background
+	seatVacant seatState = iota // the node has nothing of this lease
+	seatAsked                   // a question is under way
+	seatFresh                   // it has, since lately: see renew
+	seatFirm                    // it has
+	seatGiving                  // a release is under way
+	seatGiven                   // it was given back
+	seatSwept                   // it is being deleted in the background
 )
 
 // obtain makes one attempt.
@@ -103,7 +103,7 @@ func (b *ballot) hold(ctx context.Context) error {
 		if b.seats[i].err = m.begin(); b.seats[i].err != nil {
 			continue
 		}
-		b.seats[i].state = asked
+		b.seats[i].state = seatAsked
 		under.add()
 		q.client.stay()
 		go func() {
@@ -163,16 +163,16 @@ func (b *ballot) ask(ctx context.Context, i int, least int64, draw bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := &b.seats[i]
-	s.state, s.err, s.other, s.left = vacant, err, v.other, v.left
+	s.state, s.err, s.other, s.left = seatVacant, err, v.other, v.left
 	s.doubt = s.doubt || doubt
 	switch {
 	case b.phase == over && (granted || s.doubt), granted && err != nil: // with err it must not count
 		b.sweep(s, m)
 	case granted:
 		s.least, b.lock = v.token, v.lock
-		s.state = fresh
+		s.state = seatFresh
 		if draw {
-			s.state, s.draw = firm, v.token
+			s.state, s.draw = seatFirm, v.token
 		}
 		if b.phase == won && s.least < b.fence {
 			b.raise(ctx, i)
@@ -196,9 +196,9 @@ func (b *ballot) judge(ctx context.Context) {
 	pending := 0
 	for i := range b.seats {
 		switch s := &b.seats[i]; {
-		case s.state == firm:
+		case s.state == seatFirm:
 			draws = append(draws, s.draw)
-		case s.state == asked && b.late == 0:
+		case s.state == seatAsked && b.late == 0:
 			pending++
 		}
 	}
@@ -211,7 +211,7 @@ func (b *ballot) judge(ctx context.Context) {
 	slices.Sort(draws)
 	fence, acknowledged := draws[need-1], 0
 	for i := range b.seats {
-		if s := &b.seats[i]; s.state == firm && s.least >= fence {
+		if s := &b.seats[i]; s.state == seatFirm && s.least >= fence {
 			acknowledged++
 		}
 	}
@@ -220,14 +220,14 @@ func (b *ballot) judge(ctx context.Context) {
 		b.phase, b.fence = won, fence
 		close(b.decided)
 		for i := range b.seats {
-			if s := &b.seats[i]; s.state == firm && s.least < fence {
+			if s := &b.seats[i]; s.state == seatFirm && s.least < fence {
 				b.raise(ctx, i)
 			}
 		}
 	case !b.raised:
 		b.raised, b.fence = true, fence
 		for i := range b.seats {
-			if s := &b.seats[i]; s.state == firm && s.least < fence {
+			if s := &b.seats[i]; s.state == seatFirm && s.least < fence {
 				b.raising++
 				b.raise(ctx, i)
 			}
@@ -297,7 +297,7 @@ func (b *ballot) verdict() error {
 		case s.err != nil:
 			errs[i] = s.err
 			bad++
-		case s.state == asked && b.late > 0:
+		case s.state == seatAsked && b.late > 0:
 			errs[i] = fmt.Errorf("no answer within %s", nodeTimeout(b.request.ttl))
 			bad++
 		}
@@ -347,7 +347,7 @@ func (b *ballot) drop() {
 	b.phase = over
 	for i, m := range b.quorum.members {
 		switch s := &b.seats[i]; {
-		case s.state == vacant && s.doubt, s.state == firm, s.state == fresh:
+		case s.state == seatVacant && s.doubt, s.state == seatFirm, s.state == seatFresh:
 			b.sweep(s, m)
 		}
 	}
@@ -360,7 +360,7 @@ func (b *ballot) sweep(s *seat, m *member) {
 		o = unsettled
 	}
 	m.sweeper.add(&b.request, o)
-	s.state = swept
+	s.state = seatSwept
 }
 
 // A countdown calls f when all that was added is done. It begins with one.

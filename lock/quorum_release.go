@@ -30,12 +30,12 @@ func (q *quorum) release(ctx context.Context, l *Lease) error {
 	b.phase, b.parting = over, p
 	for i, m := range q.members {
 		s := &b.seats[i]
-		again := s.state == swept
+		again := s.state == seatSwept
 		switch {
-		case s.state == vacant && s.doubt:
+		case s.state == seatVacant && s.doubt:
 			b.sweep(s, m)
 			continue
-		case s.state != firm && s.state != fresh && !again:
+		case s.state != seatFirm && s.state != seatFresh && !again:
 			continue
 		}
 		if m.begin() != nil {
@@ -44,7 +44,7 @@ func (q *quorum) release(ctx context.Context, l *Lease) error {
 			}
 			continue
 		}
-		s.state = giving
+		s.state = seatGiving
 		under.add()
 		q.client.stay()
 		go func() {
@@ -87,11 +87,11 @@ func (b *ballot) giveBack(ctx context.Context, i int, again bool) {
 	}
 	switch {
 	case err == nil:
-		s.state = given
+		s.state = seatGiven
 	case errors.Is(err, redislock.ErrLockNotHeld):
-		s.state = vacant
+		s.state = seatVacant
 	default:
-		s.state, s.err = swept, err
+		s.state, s.err = seatSwept, err
 	}
 	s.doubt = false // which is the sweeper's now
 	b.weigh(false)
@@ -111,14 +111,14 @@ func (b *ballot) weigh(late bool) {
 	errs := make([]error, len(b.seats))
 	for i := range b.seats {
 		switch s := &b.seats[i]; s.state {
-		case given:
+		case seatGiven:
 			back++
-		case vacant:
+		case seatVacant:
 			without++
-		case giving:
+		case seatGiving:
 			pending++
 			errs[i] = errMissing
-		case asked:
+		case seatAsked:
 			errs[i] = errMissing
 		default:
 			errs[i] = fmt.Errorf("the lease is being deleted there: %w", errSilent)

@@ -104,9 +104,9 @@ func (t *tally) enrol(asks []roster, lease int) {
 	defer b.mu.Unlock()
 	for n := range b.seats {
 		switch b.seats[n].state {
-		case firm:
+		case seatFirm:
 			t.firm.add(n)
-		case fresh:
+		case seatFresh:
 			t.fresh.add(n)
 		default:
 			continue
@@ -207,8 +207,8 @@ func (r *renewing) end() []error {
 func (b *ballot) forget(n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if s := &b.seats[n]; s.state == firm || s.state == fresh {
-		s.state = vacant
+	if s := &b.seats[n]; s.state == seatFirm || s.state == seatFresh {
+		s.state = seatVacant
 	}
 }
 
@@ -218,8 +218,8 @@ func (b *ballot) confirm(kept set) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for n := range b.seats {
-		if s := &b.seats[n]; s.state == fresh && kept.has(n) {
-			s.state = firm
+		if s := &b.seats[n]; s.state == seatFresh && kept.has(n) {
+			s.state = seatFirm
 		}
 	}
 }
@@ -233,7 +233,7 @@ func (b *ballot) heal() {
 		return
 	}
 	for n, m := range b.quorum.members {
-		if b.seats[n].state == vacant {
+		if b.seats[n].state == seatVacant {
 			m.heal(b)
 		}
 	}
@@ -283,7 +283,7 @@ func (b *ballot) cure(m *member) bool {
 	n := m.number
 	b.mu.Lock()
 	s := &b.seats[n]
-	if b.phase != won || s.state != vacant || m.client.running.Err() != nil {
+	if b.phase != won || s.state != seatVacant || m.client.running.Err() != nil {
 		b.mu.Unlock()
 		return true
 	}
@@ -291,7 +291,7 @@ func (b *ballot) cure(m *member) bool {
 		b.mu.Unlock()
 		return false
 	}
-	s.state = asked
+	s.state = seatAsked
 	fence := b.fence
 	b.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), nodeTimeoutMost) // not client.running, which bypasses the breaker
