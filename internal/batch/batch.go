@@ -101,6 +101,9 @@ func (b *Batcher) DoBypass(ctx context.Context, key string, cmds ...[]any) []*re
 }
 
 func (b *Batcher) do(ctx context.Context, k kind, key string, words [][]any) []*redis.Cmd {
+	if len(words) == 0 {
+		return nil
+	}
 	if err := b.refusal(ctx, words); err != nil {
 		return failed(len(words), err)
 	}

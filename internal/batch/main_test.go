@@ -1,9 +1,140 @@
 package batch
 
 import (
+	"context"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
 	"testing"
 
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redisha/redisha/breaker"
+	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/endpoint"
 	"github.com/redisha/redisha/internal/redistest"
+	"github.com/redisha/redisha/internal/testserver"
 )
 
-func TestMain(m *testing.M) { redistest.Main(m) }
+func TestMain(m *testing.M) {
+	redis.SetLogger(quiet{})
+	redistest.Main(m)
+}
+
+// quiet keeps go-redis from telling of each connection that the tests break.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
+
+// open returns a Batcher over a client of srv as redisha.Open makes it.
+func open(tb testing.TB, srv *testserver.Server) *Batcher {
+	tb.Helper()
+	return batcher(tb, own(tb, conn.Config{Dialer: srv.Dial}, "redis://127.0.0.1:6379?pool_size=1024"))
+}
+
+// foreign returns a Batcher over a plain go-redis client of srv, and what it sends.
+func foreign(tb testing.TB, srv *testserver.Server) (*Batcher, *recorder) {
+	tb.Helper()
+	rdb := srv.Client(tb)
+	rec := &recorder{}
+	rdb.AddHook(rec)
+	cn, err := conn.Of(rdb)
+	require.NoError(tb, err)
+	return batcher(tb, cn), rec
+}
+
+func own(tb testing.TB, cfg conn.Config, url string) *conn.Client {
+	tb.Helper()
+	var err error
+	cfg.Endpoint, err = endpoint.Parse(url)
+	require.NoError(tb, err)
+	cfg.Role, cfg.Logger = "test", slog.New(slog.DiscardHandler)
+	cn, err := conn.New(cfg)
+	require.NoError(tb, err)
+	tb.Cleanup(func() { _ = cn.Close() })
+	return cn
+}
+
+func batcher(tb testing.TB, cn *conn.Client) *Batcher {
+	tb.Helper()
+	b := New(cn)
+	tb.Cleanup(func() { require.NoError(tb, b.Close(context.Background())) })
+	return b
+}
+
+// occupy takes all lanes, so that requests have to wait until they are free.
+func occupy(b *Batcher) (free func()) {
+	q := b.single
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var taken []ticket
+	for q.free() {
+		taken = append(taken, q.board())
+	}
+	return func() {
+		for _, t := range taken {
+			q.landed(t, false)
+		}
+	}
+}
+
+// A recorder is a hook that keeps what was sent.
+type recorder struct {
+	before func(ctx context.Context, cmds []redis.Cmder) // nil: nothing
+
+	mu   sync.Mutex
+	sent []shipment
+}
+
+// A shipment is one command or pipeline.
+type shipment struct {
+	ctx  context.Context
+	cmds [][]any
+}
+
+func (r *recorder) note(ctx context.Context, cmds []redis.Cmder) {
+	s := shipment{ctx: ctx}
+	for _, cmd := range cmds {
+		if name := cmd.Name(); name == "hello" || name == "client" {
+			return
+		}
+		s.cmds = append(s.cmds, cmd.Args())
+	}
+	r.mu.Lock()
+	r.sent = append(r.sent, s)
+	r.mu.Unlock()
+	if r.before != nil {
+		r.before(ctx, cmds)
+	}
+}
+
+func (r *recorder) shipments() []shipment {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.sent)
+}
+
+func (r *recorder) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
+}
+
+func (r *recorder) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		r.note(ctx, []redis.Cmder{cmd})
+		return next(ctx, cmd)
+	}
+}
+
+func (r *recorder) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		r.note(ctx, cmds)
+		return next(ctx, cmds)
+	}
+}
+
+// off is a breaker that is always closed.
+var off = breaker.Config{Disabled: true}
+
+func words(w ...any) []any { return w }
