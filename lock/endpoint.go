@@ -35,15 +35,15 @@ const (
 func (c Config) refuses(d discovery) error {
 	var err error
 	switch d.finding {
-	case sentinel:
+	case foundSentinel:
 		err = ErrSentinelEndpoint
-	case replica:
+	case foundReplica:
 		err = ErrReplicaEndpoint
-	case failoverManaged:
+	case foundManaged:
 		if !c.AllowFailoverManaged {
 			err = ErrFailoverManaged
 		}
-	case replicas, unprobed:
+	case foundReplicas, foundUnprobed:
 		if c.Strict {
 			err = ErrUnsafeEndpoint
 		}
@@ -56,11 +56,11 @@ func (c Config) refuses(d discovery) error {
 
 // warnings are of what is taken all the same.
 var warnings = [findings]string{
-	replicas: "locks on a primary with replicas: if one is promoted, a lock can have two holders; check fencing tokens wherever it matters, " +
+	foundReplicas: "locks on a primary with replicas: if one is promoted, a lock can have two holders; check fencing tokens wherever it matters, " +
 		"or give locks a server of their own, or a quorum of independent primaries",
-	unprobed: "locks on an endpoint that does not tell what it is: if it fails over, a lock can have two holders; " +
+	foundUnprobed: "locks on an endpoint that does not tell what it is: if it fails over, a lock can have two holders; " +
 		"allow the user ROLE and PUBSUB|NUMSUB (on Cluster CLUSTER|SHARDS)",
-	failoverManaged: "locks on a primary that Sentinels watch, as AllowFailoverManaged says: a failover can hand one lock to two holders; " +
+	foundManaged: "locks on a primary that Sentinels watch, as AllowFailoverManaged says: a failover can hand one lock to two holders; " +
 		"check fencing tokens wherever it matters",
 }
 
@@ -203,7 +203,7 @@ func (s *node) sees(err error) bool {
 	if t := s.conn.Topology(); err == nil || t == endpoint.Cluster || t == endpoint.Replicated || !isReplicas(err) {
 		return false
 	}
-	s.watch.note(time.Now(), s.watch.dialled(), discovery{finding: replica, detail: err.Error()})
+	s.watch.note(time.Now(), s.watch.dialled(), discovery{finding: foundReplica, detail: err.Error()})
 	return true
 }
 
@@ -407,7 +407,7 @@ func (w *watch) note(begun time.Time, dials uint64, d discovery) {
 	var ends, begins bool
 	switch {
 	case refusal != nil:
-		begins = w.taken && (was == nil || before != d.finding && before > safe)
+		begins = w.taken && (was == nil || before != d.finding && before > foundSafe)
 		if was == nil {
 			w.since = now
 		}
@@ -421,7 +421,7 @@ func (w *watch) note(begun time.Time, dials uint64, d discovery) {
 	w.clear.Store(w.refusal == nil)
 	warn := w.refusal == nil && warnings[d.finding] != "" && !w.warned[d.finding]
 	w.warned[d.finding] = w.warned[d.finding] || warn
-	fallen := w.taken && refusal != nil && d.finding == replica
+	fallen := w.taken && refusal != nil && d.finding == foundReplica
 	if w.taken { // else only those who come to ask want to know
 		w.due = now.Add(w.every)
 		w.chore.plan(earlier(w.due, now.Add(watchDials)))

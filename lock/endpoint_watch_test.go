@@ -23,13 +23,11 @@ import (
 	"github.com/redisha/redisha/internal/testserver"
 )
 
-func watchOf(c *Client) *watch { return &c.store.(single).watch }
-
 func nodeStats(c *Client) NodeStats { return c.Stats().Nodes[0] }
 
-// asked counts how often a server was asked for its role by a pipeline, as
-// probes do, and not by the handshake of a connection.
-func asked(srv *testserver.Server) *atomic.Int64 {
+// probesOf counts the probes that a server sees. A connection begins with another
+// question.
+func probesOf(srv *testserver.Server) *atomic.Int64 {
 	var n atomic.Int64
 	srv.SetPreHook(func(_ *server.Peer, cmd string, args ...string) bool {
 		if cmd == "PUBSUB" && strings.EqualFold(args[0], "numsub") {
@@ -56,7 +54,7 @@ func beWatched(t *testing.T, srv *testserver.Server) (stop func()) {
 func TestManyFirstCallersAskTheEndpointOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := testserver.New(t)
-		n := asked(srv)
+		n := probesOf(srv)
 		srv.SetLatency(time.Millisecond)
 		c := open(t, srv.Client(t), Config{})
 		require.Equal(t, "unknown", nodeStats(c).Endpoint)
@@ -128,7 +126,7 @@ func TestTheEndpointIsAskedEachTenSecondsWhileItIsUsed(t *testing.T) {
 func TestAnEndpointThatNobodyUsesIsLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := testserver.New(t)
-		n := asked(srv)
+		n := probesOf(srv)
 		c := open(t, srv.Client(t), Config{})
 		require.NoError(t, acquire(t, c, "k").Release(t.Context()))
 		time.Sleep(30 * time.Second)

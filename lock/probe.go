@@ -23,13 +23,13 @@ const helloChannel = "__sentinel__:hello"
 type finding uint8
 
 const (
-	unknown         finding = iota // not looked yet
-	safe                           // nothing fails over there
-	replicas                       // replicas, one of which somebody may promote
-	unprobed                       // not all can be asked
-	failoverManaged                // Sentinels watch it
-	replica                        // it is one itself
-	sentinel                       // it is a Sentinel
+	foundNothing  finding = iota // it was not asked yet
+	foundSafe                    // nothing fails over there
+	foundReplicas                // one of which somebody may promote
+	foundUnprobed                // it does not answer all questions
+	foundManaged                 // Sentinels watch it
+	foundReplica                 // it is one itself
+	foundSentinel                // it is one
 	findings
 )
 
@@ -88,9 +88,9 @@ func (s *node) probe(ctx context.Context) (discovery, error) {
 func misplaced(err error) (discovery, bool) {
 	switch {
 	case errors.Is(err, conn.ErrSentinel):
-		return discovery{finding: sentinel, detail: err.Error()}, true
+		return discovery{finding: foundSentinel, detail: err.Error()}, true
 	case errors.Is(err, conn.ErrReplica):
-		return discovery{finding: replica, detail: err.Error()}, true
+		return discovery{finding: foundReplica, detail: err.Error()}, true
 	}
 	return discovery{}, false
 }
@@ -100,12 +100,12 @@ func (s *node) ask(ctx context.Context, rdb redis.UniversalClient) (discovery, e
 	ep := s.conn.Endpoint()
 	switch {
 	case ep.Proxy != "": // which knows none of the commands
-		return discovery{finding: unprobed, detail: "nobody can tell what is behind a proxy (proxy=" + ep.Proxy + ")"}, nil
+		return discovery{finding: foundUnprobed, detail: "nobody can tell what is behind a proxy (proxy=" + ep.Proxy + ")"}, nil
 	case ep.Topology == endpoint.Cluster:
 		return s.askCluster(ctx)
 	case ep.Topology == endpoint.Replicated:
 		d, err := askServer(ctx, rdb)
-		d.add(discovery{finding: replicas, detail: "the endpoint names replicas"})
+		d.add(discovery{finding: foundReplicas, detail: "the endpoint names replicas"})
 		return d, err
 	}
 	return askServer(ctx, rdb)
@@ -120,7 +120,7 @@ func askServer(ctx context.Context, rdb redis.UniversalClient) (discovery, error
 	role := pipe.Do(ctx, "role")
 	watchers := pipe.PubSubNumSub(ctx, helloChannel)
 	conn.Exec(ctx, pipe)
-	d := discovery{finding: safe}
+	d := discovery{finding: foundSafe}
 	reply, err := role.Slice()
 	switch {
 	case err == nil:
@@ -136,7 +136,7 @@ func askServer(ctx context.Context, rdb redis.UniversalClient) (discovery, error
 	}
 	switch n, err := watchers.Result(); {
 	case err == nil && n[helloChannel] > 0:
-		d.add(discovery{finding: failoverManaged, detail: counted(n[helloChannel], "Sentinel") + " watching it"})
+		d.add(discovery{finding: foundManaged, detail: counted(n[helloChannel], "Sentinel") + " watching it"})
 	case err == nil:
 	case tells(err):
 		d.add(silent("PUBSUB", err))
@@ -148,23 +148,23 @@ func askServer(ctx context.Context, rdb redis.UniversalClient) (discovery, error
 
 func roleOf(reply []any) discovery {
 	if len(reply) == 0 {
-		return discovery{finding: unprobed, detail: "ROLE tells nothing", strange: true}
+		return discovery{finding: foundUnprobed, detail: "ROLE tells nothing", strange: true}
 	}
 	switch reply[0] {
 	case "sentinel":
-		return discovery{finding: sentinel}
+		return discovery{finding: foundSentinel}
 	case "slave":
 		if len(reply) >= 3 {
-			return discovery{finding: replica, detail: fmt.Sprintf("the primary of this one is %v:%v", reply[1], reply[2])}
+			return discovery{finding: foundReplica, detail: fmt.Sprintf("the primary of this one is %v:%v", reply[1], reply[2])}
 		}
-		return discovery{finding: replica}
+		return discovery{finding: foundReplica}
 	}
 	if len(reply) >= 3 {
 		if list, _ := reply[2].([]any); len(list) > 0 {
-			return discovery{finding: replicas, detail: "it has " + counted(int64(len(list)), "replica")}
+			return discovery{finding: foundReplicas, detail: "it has " + counted(int64(len(list)), "replica")}
 		}
 	}
-	return discovery{finding: safe}
+	return discovery{finding: foundSafe}
 }
 
 // askOtherwise asks INFO where ROLE is refused, and HELLO where that is refused
@@ -191,9 +191,9 @@ func askOtherwise(ctx context.Context, rdb redis.UniversalClient, refused error)
 		return d, err
 	case err != nil:
 	case field(reply, "mode") == "sentinel":
-		d.add(discovery{finding: sentinel})
+		d.add(discovery{finding: foundSentinel})
 	case field(reply, "role") == "replica":
-		d.add(discovery{finding: replica})
+		d.add(discovery{finding: foundReplica})
 	}
 	return d, nil
 }
@@ -208,13 +208,13 @@ func infoOf(text string) (discovery, bool) {
 	n, err := strconv.Atoi(fields["connected_slaves"])
 	switch {
 	case fields["role"] == "slave":
-		return discovery{finding: replica, detail: "the primary of this one is " + fields["master_host"] + ":" + fields["master_port"]}, true
+		return discovery{finding: foundReplica, detail: "the primary of this one is " + fields["master_host"] + ":" + fields["master_port"]}, true
 	case fields["role"] != "master" || err != nil:
 		return discovery{}, false
 	case n > 0:
-		return discovery{finding: replicas, detail: "it has " + counted(int64(n), "replica")}, true
+		return discovery{finding: foundReplicas, detail: "it has " + counted(int64(n), "replica")}, true
 	}
-	return discovery{finding: safe}, true
+	return discovery{finding: foundSafe}, true
 }
 
 // askCluster looks for replicas. A client that was given the slots as a function
@@ -249,9 +249,9 @@ func (s *node) askCluster(ctx context.Context) (discovery, error) {
 
 func clusterOf(n int) discovery {
 	if n == 0 {
-		return discovery{finding: safe}
+		return discovery{finding: foundSafe}
 	}
-	return discovery{finding: replicas, detail: "the Cluster has " + counted(int64(n), "replica")}
+	return discovery{finding: foundReplicas, detail: "the Cluster has " + counted(int64(n), "replica")}
 }
 
 // replicasIn counts the replicas in CLUSTER SHARDS' reply.
@@ -269,7 +269,7 @@ func replicasIn(shards []any) (n int) {
 
 func (s *node) askEach(ctx context.Context) (discovery, error) {
 	var mu sync.Mutex
-	all := discovery{finding: safe}
+	all := discovery{finding: foundSafe}
 	err := s.conn.EachPrimary(ctx, func(ctx context.Context, rdb redis.UniversalClient) error {
 		d, err := askServer(ctx, rdb)
 		mu.Lock()
@@ -297,7 +297,7 @@ func field(reply any, name string) any {
 
 // silent is what is found where a command is refused.
 func silent(command string, err error) discovery {
-	return discovery{finding: unprobed, detail: command + " is refused: " + err.Error(), strange: !redis.IsPermissionError(err)}
+	return discovery{finding: foundUnprobed, detail: command + " is refused: " + err.Error(), strange: !redis.IsPermissionError(err)}
 }
 
 func counted(n int64, what string) string {
