@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"sync"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // childVariable makes this program one that wants locks, as it says.
@@ -31,6 +33,7 @@ func isChild() bool { return os.Getenv(childVariable) != "" }
 // child is the main function of a child. It ends with its standard input, if
 // nobody has killed it before.
 func child() {
+	redis.SetLogger(quiet{})
 	go func() {
 		_, _ = os.Stdin.Read(make([]byte, 1))
 		os.Exit(1)
@@ -43,6 +46,11 @@ func child() {
 	fmt.Println(err)
 	os.Exit(1)
 }
+
+// quiet keeps go-redis from telling of dials that fail: an error tells it.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
 
 // ready is what a child says when it has done what it was told.
 const ready = "ready"

@@ -16,6 +16,7 @@ import (
 
 	"github.com/redisha/redisha/internal/bench/harness"
 	"github.com/redisha/redisha/internal/redistest"
+	"github.com/redisha/redisha/lock"
 )
 
 const (
@@ -50,8 +51,31 @@ type assembly struct {
 }
 
 var assemblies = []assembly{
+	{ours, openQuorum},
 	{redsyncers, openRedsyncs()},
 	{redsyncers + " FailFast", openRedsyncs(redsync.WithFailFast(true))},
+}
+
+func openQuorum(addrs []string, ttl time.Duration) (locker, error) {
+	var nodes []redis.UniversalClient
+	disconnect := func() (err error) {
+		for _, node := range nodes {
+			err = errors.Join(err, node.Close())
+		}
+		return err
+	}
+	for _, addr := range addrs {
+		node, err := connect(settings{addr: addr})
+		if err != nil {
+			return locker{}, errors.Join(err, disconnect())
+		}
+		nodes = append(nodes, node)
+	}
+	c, err := lock.NewQuorum(nodes, lockConfig(ttl))
+	if err != nil {
+		return locker{}, errors.Join(err, disconnect())
+	}
+	return redishaLocker(c, disconnect), nil
 }
 
 func openRedsyncs(opts ...redsync.Option) func([]string, time.Duration) (locker, error) {
@@ -153,7 +177,13 @@ func (b *bench) quorumSpeed(ctx context.Context) error {
 
 func (b *bench) quorumOrphans(ctx context.Context) error {
 	for _, work := range []string{orphansWork, stallsWork} {
-		c := harness.Comparison{Work: work, Quantity: orphans, Cold: true, Whole: true}
+		c := harness.Comparison{
+			Work: work, Quantity: orphans, Cold: true, Whole: true,
+			Targets: []harness.Target{
+				{Contender: ours, Limit: harness.AtMost(0, harness.Worst)},
+				{Contender: ours, Quantity: cycled, Limit: harness.AtLeast(cycleCount, harness.Worst)},
+			},
+		}
 		for _, a := range assemblies {
 			c.Contenders = append(c.Contenders, harness.Contender{Name: a.name, Run: func(ctx context.Context, m *harness.B) error {
 				return b.countOrphans(ctx, a, work == stallsWork, m)
