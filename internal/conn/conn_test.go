@@ -220,7 +220,7 @@ func TestManyCommandsAndOneDrain(t *testing.T) {
 			}
 		})
 	}
-	require.Eventually(t, func() bool { return c.Stats().Commands.Total() > 100 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return c.Stats().Commands.Total() > 100 }, 30*time.Second, time.Millisecond)
 	require.NoError(t, c.Drain(t.Context()))
 	commands.Wait()
 }
@@ -351,7 +351,7 @@ func TestTheBreakerRefusesOnceTheServerIsDown(t *testing.T) {
 	srv.Stop()
 	require.Eventually(t, func() bool {
 		return errors.Is(c.Get(t.Context(), "k").Err(), breaker.ErrOpen)
-	}, 10*time.Second, time.Millisecond)
+	}, 30*time.Second, time.Millisecond)
 	s := c.Stats()
 	require.Equal(t, "open", s.Breaker.State)
 	require.Equal(t, 1, changes, "the program's own function is called too")
@@ -449,7 +449,7 @@ func TestCheckSaysWhatIsWrong(t *testing.T) {
 		"a Sentinel and a database": {"redis://" + sentinel.Addr() + "/3", "this is a Sentinel, not a Redis server: use redis+sentinel://"},
 		"a replica":                 {"redis://" + replica.Addr(), "this is a replica, which refuses writes: use its primary, 127.0.0.1:" + fmt.Sprint(open_.Port())},
 		"a missing database":        {"redis://" + open_.Addr() + "/99", "the server has fewer databases"},
-		"nothing there":             {"redis://" + closedAddr(t), "does the server run"},
+		"nothing there":             {"redis://" + closedAddr, "does the server run"},
 		"no such socket":            {"unix:///no/such/socket", "does the server run"},
 		"no such host":              {"redis://no-such-host.invalid", "is the host name right?"},
 		"silence":                   {"redis://" + silent + "?read_timeout=100ms", "nothing answers there"},
@@ -471,7 +471,7 @@ func TestCheckSaysWhatIsWrong(t *testing.T) {
 			require.ErrorContains(t, err, c.want)
 			require.NotContains(t, err.Error(), "wrong@")
 			require.NotContains(t, err.Error(), "right@")
-			require.Less(t, time.Since(start), 10*time.Second)
+			require.Less(t, time.Since(start), 30*time.Second)
 			t.Log(err)
 		})
 	}
@@ -503,14 +503,9 @@ func listen(t *testing.T, handle func(net.Conn)) string {
 	return l.Addr().String()
 }
 
-// closedAddr is an address where nobody listens.
-func closedAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
-}
+// closedAddr is an address where nobody listens: the system gives its port to
+// nobody, as it may do with one that was free a moment ago.
+const closedAddr = "127.0.0.1:1"
 
 func TestClientsUseSocketsUsersAndClientCertificates(t *testing.T) {
 	srv := redistest.New(t, redistest.Config{
@@ -542,12 +537,12 @@ func TestClientsUseSocketsUsersAndClientCertificates(t *testing.T) {
 
 func TestACallersDeadlineEndsCheck(t *testing.T) {
 	addr := listen(t, func(nc net.Conn) { _, _ = io.Copy(io.Discard, nc) })
-	c := open(t, Config{Endpoint: parse(t, "redis://"+addr)})
+	c := open(t, Config{Endpoint: parse(t, "redis://"+addr+"?read_timeout=60s")})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	start := time.Now()
 	require.Error(t, c.Check(ctx))
-	require.Less(t, time.Since(start), time.Second, "not the read timeout of 3 s")
+	require.Less(t, time.Since(start), 20*time.Second, "not the read timeout of a minute")
 }
 
 func TestTheHookAllocatesNothing(t *testing.T) {

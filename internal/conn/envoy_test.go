@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -40,36 +41,38 @@ func TestCheckReachesTheServersBehindEnvoy(t *testing.T) {
 }
 
 func TestWhatEnvoyCouldNotDeliverIsRepeatedOrUnknown(t *testing.T) {
-	c, _, servers := overEnvoy(t, testserver.EnvoyUnknown)
-	ctx := t.Context()
-	require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
-	restart := func() {
+	synctest.Test(t, func(t *testing.T) {
+		c, _, servers := overEnvoy(t, testserver.EnvoyUnknown)
+		ctx := t.Context()
+		require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
+		restart := func() {
+			for _, srv := range servers {
+				srv.Stop()
+				require.NoError(t, srv.Restart())
+			}
+		}
+		restart()
+		require.NoError(t, c.Get(ctx, "k").Err(), "a read is sent again")
+		restart()
+		require.ErrorIs(t, c.RPush(ctx, "k", "x").Err(), ErrOutcomeUnknown, "the server may have executed it")
+		require.EqualValues(t, 1, c.Stats().OutcomeUnknown)
+
 		for _, srv := range servers {
 			srv.Stop()
+		}
+		_ = c.Get(failFast(ctx), "k").Err() // breaks the connection behind the proxy
+		late, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		require.ErrorContains(t, c.Incr(late, "n").Err(), "no upstream host", "nothing was sent")
+		pushed := make(chan error, 1)
+		go func() { pushed <- c.Incr(ctx, "n").Err() }()
+		time.Sleep(50 * time.Millisecond)
+		for _, srv := range servers {
 			require.NoError(t, srv.Restart())
 		}
-	}
-	restart()
-	require.NoError(t, c.Get(ctx, "k").Err(), "a read is sent again")
-	restart()
-	require.ErrorIs(t, c.RPush(ctx, "k", "x").Err(), ErrOutcomeUnknown, "the server may have executed it")
-	require.EqualValues(t, 1, c.Stats().OutcomeUnknown)
-
-	for _, srv := range servers {
-		srv.Stop()
-	}
-	_ = c.Get(failFast(ctx), "k").Err() // breaks the connection behind the proxy
-	late, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
-	defer cancel()
-	require.ErrorContains(t, c.Incr(late, "n").Err(), "no upstream host", "nothing was sent")
-	pushed := make(chan error, 1)
-	go func() { pushed <- c.Incr(ctx, "n").Err() }()
-	time.Sleep(50 * time.Millisecond)
-	for _, srv := range servers {
-		require.NoError(t, srv.Restart())
-	}
-	require.NoError(t, <-pushed)
-	require.Equal(t, "1", c.Get(ctx, "n").Val())
+		require.NoError(t, <-pushed)
+		require.Equal(t, "1", c.Get(ctx, "n").Val())
+	})
 }
 
 func TestAPipelineThroughEnvoyIsJudgedCommandByCommand(t *testing.T) {

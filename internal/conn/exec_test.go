@@ -42,7 +42,7 @@ func TestExecLeavesTheErrorsOfCommandsAlone(t *testing.T) {
 	require.True(t, redis.HasErrorPrefix(cmds[0].Err(), "WRONGTYPE"))
 	require.NoError(t, cmds[1].Err())
 
-	gone := redis.NewClient(&redis.Options{Addr: closedAddr(t), MaxRetries: -1, DialerRetries: 1})
+	gone := redis.NewClient(&redis.Options{Addr: closedAddr, MaxRetries: -1, DialerRetries: 1})
 	defer gone.Close()
 	pipe = gone.Pipeline()
 	pipe.Get(t.Context(), "k")

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/redisha/redisha/breaker"
 	"github.com/redisha/redisha/internal/redistest"
+	"github.com/redisha/redisha/internal/testserver"
 )
 
 // A load writes without pause until stop, and keeps count of what became of it.
@@ -48,7 +50,7 @@ func startLoad(t *testing.T, c *Client, key func(i int) string) *load {
 }
 
 func (l *load) write(id, key string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := l.c.Set(ctx, key+":s", id, 0).Err(); err != nil {
 		l.setErrs.Add(1)
@@ -76,7 +78,7 @@ func (l *load) stop() { l.cancel(); l.writers.Wait() }
 func (l *load) goesOn(t *testing.T, n int64) {
 	t.Helper()
 	before := l.pushes.Load()
-	require.Eventually(t, func() bool { return l.pushes.Load() >= before+n }, 20*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return l.pushes.Load() >= before+n }, time.Minute, 5*time.Millisecond)
 }
 
 // check ends the load and verifies that no command had an error that it should
@@ -124,17 +126,15 @@ func TestAFailoverIsFollowedWithoutErrors(t *testing.T) {
 			select {
 			case n := <-epochs:
 				require.EqualValues(t, 1, n)
-			case <-time.After(20 * time.Second):
+			case <-time.After(time.Minute):
 				t.Fatal("no new epoch")
 			}
 			l.goesOn(t, 50)
 			now := c.Stats().Primary
 			require.NotEqual(t, old.Addr(), now.Addr)
 			require.EqualValues(t, 1, now.Switches)
-			require.False(t, now.Down)
-			for _, addr := range c.registry.addrs() {
-				require.NotEqual(t, old.Addr(), addr, "the old primary is not talked to")
-			}
+			require.NotContains(t, c.registry.addrs(), old.Addr(), "the old primary is not talked to")
+			require.Eventually(t, func() bool { return !c.Stats().Primary.Down }, time.Minute, 10*time.Millisecond)
 			l.check(t)
 			require.Equal(t, "closed", c.Stats().Breaker.State)
 		})
@@ -149,12 +149,12 @@ func TestManyCallersOfASmallPoolWaitForThePrimary(t *testing.T) {
 func manyCallers(t *testing.T, fault func(*redistest.Server)) {
 	s := redistest.NewSentinels(t, redistest.SentinelsConfig{DownAfter: 5 * time.Second})
 	c := open(t, Config{Role: "broker", Endpoint: parse(t, s.URL())})
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	require.NoError(t, c.Ping(ctx).Err())
 	var callers sync.WaitGroup
 	stop := make(chan struct{})
-	errs := make(chan error, 1000)
+	errs := make(chan error, 200)
 	for i := range 200 {
 		callers.Go(func() {
 			for {
@@ -165,6 +165,7 @@ func manyCallers(t *testing.T, fault func(*redistest.Server)) {
 				}
 				if err := c.Set(ctx, strconv.Itoa(i), "v", 0).Err(); err != nil {
 					errs <- err
+					return
 				}
 			}
 		})
@@ -188,20 +189,21 @@ func manyCallers(t *testing.T, fault func(*redistest.Server)) {
 func TestASmallPoolIsToldFromAPrimaryThatHangs(t *testing.T) {
 	primary := redistest.New(t, redistest.Config{})
 	c := open(t, Config{Role: "broker", Endpoint: parse(t, "redis+replica://"+primary.Addr()+",127.0.0.1:1?pool_size=1&pool_timeout=100ms")})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	require.NoError(t, c.Ping(ctx).Err())
 	popped := make(chan error, 1)
-	go func() { popped <- c.BLPop(ctx, 2*time.Second, "l").Err() }()
-	require.Eventually(t, func() bool { return c.Stats().Pool.Idle == 0 }, time.Second, time.Millisecond)
+	go func() { popped <- c.BLPop(ctx, time.Minute, "l").Err() }()
+	require.Eventually(t, func() bool { return c.Stats().Pool.Idle == 0 }, 20*time.Second, time.Millisecond)
 	start := time.Now()
 	require.ErrorIs(t, c.Get(ctx, "k").Err(), redis.ErrPoolTimeout)
-	require.Less(t, time.Since(start), time.Second)
-	require.ErrorIs(t, <-popped, redis.Nil)
+	require.Less(t, time.Since(start), 30*time.Second, "not until the connection is free")
+	require.NoError(t, primary.Client(t).RPush(ctx, "l", "v").Err())
+	require.NoError(t, <-popped)
 
 	require.NoError(t, primary.Pause())
 	go func() { popped <- c.Set(ctx, "k", "v", 0).Err() }()
-	require.Eventually(t, func() bool { return c.Stats().Pool.Idle == 0 }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return c.Stats().Pool.Idle == 0 }, 20*time.Second, time.Millisecond)
 	time.AfterFunc(1500*time.Millisecond, func() { _ = primary.Continue() })
 	require.NoError(t, c.Set(ctx, "l", "v", 0).Err(), "it waits, for more than 100 ms")
 	require.NoError(t, <-popped)
@@ -223,7 +225,7 @@ func TestSentinelsThatAreDownAreNotNoticed(t *testing.T) {
 
 	t.Run("and a new client opens with the fallback", func(t *testing.T) {
 		c := open(t, Config{Role: "broker", Endpoint: parse(t, s.URL()+"?fallback_primary="+primary.Addr())})
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
 		require.NoError(t, c.Check(ctx))
 		require.NoError(t, c.Incr(ctx, "n").Err())
@@ -233,7 +235,7 @@ func TestSentinelsThatAreDownAreNotNoticed(t *testing.T) {
 		start := time.Now()
 		err := c.Check(ctx)
 		require.ErrorContains(t, err, "connection refused")
-		require.Less(t, time.Since(start), 10*time.Second)
+		require.Less(t, time.Since(start), 30*time.Second)
 		short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 		defer cancel()
 		require.ErrorIs(t, c.Incr(short, "n").Err(), context.DeadlineExceeded)
@@ -263,11 +265,11 @@ func TestAClusterFailoverIsFollowedWithoutErrors(t *testing.T) {
 			}
 			_, err = cluster.AwaitPrimary(ctx, "{0}", old.Addr())
 			require.NoError(t, err)
-			write, cancel := context.WithTimeout(ctx, 10*time.Second)
+			write, cancel := context.WithTimeout(ctx, time.Minute)
 			defer cancel()
 			require.NoError(t, c.Set(write, "{0}:after", "v", 0).Err())
 			l.goesOn(t, 50)
-			require.Eventually(t, func() bool { return c.Epoch() > 0 }, 10*time.Second, 10*time.Millisecond)
+			require.Eventually(t, func() bool { return c.Epoch() > 0 }, 30*time.Second, 10*time.Millisecond)
 			l.check(t)
 		})
 	}
@@ -302,14 +304,14 @@ func TestReadsGoToReplicasAndFallBack(t *testing.T) {
 					}
 				}
 				return err == nil
-			}, 10*time.Second, 50*time.Millisecond)
+			}, 30*time.Second, 50*time.Millisecond)
 		}
 		readsFromReplicas(t, cluster.URL(), func() []*redistest.Server { return []*redistest.Server{primary} }, replicas)
 	})
 }
 
 func readsFromReplicas(t *testing.T, url string, primaries func() []*redistest.Server, replicas []*redistest.Server) {
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	preferred := open(t, Config{Role: "cache", FailFast: true, Endpoint: parse(t, url+"?read_from=replica_preferred")})
 	strict := open(t, Config{Role: "cache", FailFast: true, Endpoint: parse(t, url+"?read_from=replica")})
@@ -323,7 +325,7 @@ func readsFromReplicas(t *testing.T, url string, primaries func() []*redistest.S
 			rdb := r.Client(t)
 			_ = rdb.Do(ctx, "readonly").Err()
 			return rdb.DBSize(ctx).Val() > 0
-		}, 10*time.Second, 20*time.Millisecond)
+		}, 30*time.Second, 20*time.Millisecond)
 	}
 	count := func(servers []*redistest.Server) int {
 		n := 0
@@ -332,9 +334,9 @@ func readsFromReplicas(t *testing.T, url string, primaries func() []*redistest.S
 		}
 		return n
 	}
-	require.Eventually(t, func() bool {
-		return preferred.Stats().Replicas.Known > 0 || preferred.cluster
-	}, 5*time.Second, 10*time.Millisecond)
+	for _, c := range []*Client{preferred, strict} {
+		require.Eventually(t, func() bool { return c.Stats().Replicas.Known > 0 || c.cluster }, 30*time.Second, 10*time.Millisecond)
+	}
 	before := count(primaries())
 	reads := strict.Stats().Commands.Total()
 	for range 20 {
@@ -356,52 +358,70 @@ func readsFromReplicas(t *testing.T, url string, primaries func() []*redistest.S
 	for _, r := range replicas {
 		r.Kill()
 	}
+	before = count(primaries())
 	for range 20 {
-		require.Equal(t, "v", preferred.Reader().Get(ctx, "k").Val(), "by the primary")
+		require.Equal(t, "v", preferred.Reader().Get(ctx, "k").Val())
 	}
+	require.GreaterOrEqual(t, count(primaries()), before+20, "by the primary")
 	_, err = preferred.Reader().Pipelined(ctx, func(p redis.Pipeliner) error { p.Get(ctx, "k"); p.Get(ctx, "k"); return nil })
 	require.NoError(t, err)
 	if !preferred.cluster {
-		require.NotZero(t, preferred.Stats().Replicas.Fallbacks+uint64(preferred.Stats().Repeats)+1)
 		require.Error(t, strict.Reader().Get(ctx, "k").Err())
 	}
 	require.Same(t, primary, primary.Reader())
 }
 
+// go-redis dials once a second after as many failures as the pool has places.
 func TestFailedDialsDoNotKeepThePoolFromDialling(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net, old, heir := testserver.NewNet(), testserver.New(t), testserver.New(t)
+		net.Add("10.0.0.1:6379", old.Dial)
+		net.Add("10.0.0.2:6379", heir.Dial)
+		sentinel := testserver.NewSentinel(t, net, "10.1.0.1:26379")
+		sentinel.Monitor(testserver.Monitored{Name: "main", Primary: "10.0.0.1:6379", Epoch: 1})
+		c := open(t, Config{Role: "broker", Endpoint: parse(t, "redis+sentinel://10.1.0.1:26379/main?pool_size=2"), Dialer: net.Dial, Logger: quiet()})
+		require.NoError(t, c.Ping(t.Context()).Err())
+		old.Stop()
+		var callers sync.WaitGroup
+		for i := range 20 {
+			callers.Go(func() {
+				if err := c.Set(t.Context(), strconv.Itoa(i), "v", 0).Err(); err != nil {
+					t.Errorf("set: %v", err)
+				}
+			})
+		}
+		time.Sleep(3500 * time.Millisecond)
+		sentinel.Switch("main", "10.0.0.2:6379", 2)
+		start := time.Now()
+		callers.Wait()
+		require.Less(t, time.Since(start), 100*time.Millisecond)
+	})
+}
+
+func TestASmallPoolServesManyAfterAFailover(t *testing.T) {
 	s := redistest.NewSentinels(t, redistest.SentinelsConfig{})
 	c := open(t, Config{Role: "broker", Endpoint: parse(t, s.URL()+"?pool_size=2")})
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	require.NoError(t, c.Ping(ctx).Err())
-	old := s.Primary()
-	var back sync.Map
+	s.Primary().Kill()
 	var callers sync.WaitGroup
-	switched := make(chan struct{})
-	defer c.OnEpoch(func(uint64) { close(switched) })()
-	old.Kill()
 	for i := range 20 {
 		callers.Go(func() {
 			if err := c.Set(ctx, strconv.Itoa(i), "v", 0).Err(); err != nil {
 				t.Errorf("set: %v", err)
 			}
-			back.Store(i, time.Now())
 		})
 	}
-	<-switched
-	at := time.Now()
 	callers.Wait()
-	slowest := time.Duration(0)
-	back.Range(func(_, when any) bool { slowest = max(slowest, when.(time.Time).Sub(at)); return true })
-	t.Logf("slowest %s after the switch", slowest)
-	require.Less(t, slowest, 900*time.Millisecond, "go-redis dials once a second after as many failures as the pool has places")
+	require.EqualValues(t, 20, c.DBSize(ctx).Val())
 }
 
 func TestAStoppedNodeIsNoticedBeforeItsReadTimeout(t *testing.T) {
 	cluster := redistest.NewCluster(t, redistest.ClusterConfig{})
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Second)
 	defer cancel()
-	c := open(t, Config{Role: "broker", Endpoint: parse(t, cluster.URL()+"?read_timeout=35s")})
+	c := open(t, Config{Role: "broker", Endpoint: parse(t, cluster.URL()+"?read_timeout=90s")})
 	require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
 	blocked := make(chan error, 1)
 	go func() { blocked <- c.BLPop(ctx, 10*time.Second, "other").Err() }()
@@ -410,7 +430,7 @@ func TestAStoppedNodeIsNoticedBeforeItsReadTimeout(t *testing.T) {
 	require.NoError(t, old.Pause())
 	start := time.Now()
 	require.NoError(t, c.Set(ctx, "k", "w", 0).Err())
-	require.Less(t, time.Since(start), 20*time.Second)
+	require.Less(t, time.Since(start), time.Minute)
 	t.Logf("%s after the stop", time.Since(start))
 	cancel()
 	require.Error(t, <-blocked)

@@ -57,13 +57,13 @@ func TestAPrimaryThatTakesNoFurtherClientIsUsable(t *testing.T) {
 	}
 	go c.BLPop(ctx, time.Second, "none")
 	time.Sleep(50 * time.Millisecond)
-	short, cancel := context.WithTimeout(ctx, 10*time.Second)
+	short, cancel := context.WithTimeout(ctx, 40*time.Second)
 	defer cancel()
 	start := time.Now()
 	err := c.Get(short, "k").Err()
 	t.Log("crowded one:", err, time.Since(start), "held", len(held))
-	require.Less(t, time.Since(start), 5*time.Second)
-	require.Eventually(t, func() bool { return !c.Stats().Primary.Down }, 3*time.Second, 10*time.Millisecond, "the pool's connection is healthy and idle")
+	require.Less(t, time.Since(start), 20*time.Second)
+	require.Eventually(t, func() bool { return !c.Stats().Primary.Down }, 20*time.Second, 10*time.Millisecond, "the pool's connection is healthy and idle")
 }
 
 func TestTheCauseOfAContextAndItsEndAreBothInTheError(t *testing.T) {
@@ -92,7 +92,7 @@ func TestAWrongPasswordIsSeenBehindABarrier(t *testing.T) {
 	stop()
 	require.NoError(t, admin.ConfigSet(ctx, "requirepass", "new").Err())
 	p.Refuse(false)
-	short, cancel := context.WithTimeout(ctx, 3*time.Second)
+	short, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	start := time.Now()
 	err := c.Get(short, "k").Err()
@@ -103,43 +103,42 @@ func TestAWrongPasswordIsSeenBehindABarrier(t *testing.T) {
 func TestCloseEndsAProbeThatHangs(t *testing.T) {
 	srv := redistest.New(t, redistest.Config{})
 	rep := redistest.NewReplica(t, srv, redistest.Config{})
-	c, err := New(Config{Role: "broker", Endpoint: parse(t, "redis+replica://"+srv.Addr()+","+rep.Addr()), Logger: quiet()})
+	c, err := New(Config{Role: "broker", Endpoint: parse(t, "redis+replica://"+srv.Addr()+","+rep.Addr()+"?dial_timeout=60s"), Logger: quiet()})
 	require.NoError(t, err)
 	ctx := t.Context()
 	require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
 	require.NoError(t, srv.Pause())
 	go c.Get(ctx, "k")
-	require.Eventually(t, func() bool { return c.Stats().Primary.Down }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return c.Stats().Primary.Down }, 30*time.Second, time.Millisecond)
 	time.Sleep(200 * time.Millisecond)
 	start := time.Now()
 	t.Log(c.Close(), time.Since(start))
-	require.Less(t, time.Since(start), time.Second)
+	require.Less(t, time.Since(start), 20*time.Second, "not the minute that it may take to connect")
 }
 
 func TestClientUnblockUnblocks(t *testing.T) {
 	srv := redistest.New(t, redistest.Config{})
 	c := open(t, Config{Role: "broker", Endpoint: parse(t, srv.URL()), Logger: quiet()})
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- c.BLPop(ctx, 4*time.Second, "none").Err() }()
+	go func() { done <- c.BLPop(ctx, time.Minute, "none").Err() }()
 	admin := srv.Client(t)
-	for range 3 {
-		time.Sleep(200 * time.Millisecond)
+	unblocked := 0
+	require.Eventually(t, func() bool {
 		list := admin.Do(ctx, "client", "list", "type", "normal").String()
 		for line := range strings.Lines(list) {
 			if i := strings.Index(line, "id="); i >= 0 && strings.Contains(line, "cmd=blpop") {
 				id := strings.Fields(line[i+3:])[0]
-				t.Log("unblocked:", admin.Do(ctx, "client", "unblock", id, "error").Val())
+				if admin.Do(ctx, "client", "unblock", id, "error").Val() == int64(1) {
+					unblocked++
+				}
 			}
 		}
-	}
-	select {
-	case err := <-done:
-		t.Log(err)
-	case <-time.After(time.Second):
-		t.Fatal("still blocked")
-	}
+		return len(done) > 0
+	}, 30*time.Second, 20*time.Millisecond, "still blocked")
+	require.ErrorContains(t, <-done, "UNBLOCKED client unblocked via CLIENT UNBLOCK")
+	require.Equal(t, 1, unblocked, "it is not sent again")
 }
 
 func TestRetiringIdleConnectionsCutsNothing(t *testing.T) {
@@ -216,7 +215,7 @@ func TestAClusterFarAwayIsReached(t *testing.T) {
 		cluster.Proxy(n).Delay(65 * time.Millisecond) // each way
 	}
 	c := open(t, Config{Role: "broker", Endpoint: parse(t, cluster.URL()), Logger: quiet()})
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	require.NoError(t, c.Incr(ctx, "n").Err())
 	require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
@@ -227,7 +226,7 @@ func TestAWatchedTransactionIsNotRepeated(t *testing.T) {
 	srv := redistest.New(t, redistest.Config{})
 	c := open(t, Config{Role: "broker", Endpoint: parse(t, srv.URL())})
 	admin := srv.Client(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	admin.Set(ctx, "k", "1", 0)
 	err := c.Watch(ctx, func(tx *redis.Tx) error {
@@ -244,8 +243,7 @@ func TestAWatchedTransactionIsNotRepeated(t *testing.T) {
 }
 
 func TestANewClusterClientWaitsForItsNodes(t *testing.T) {
-	addr := closedAddr(t)
-	c := open(t, Config{Role: "broker", Endpoint: parse(t, "redis+cluster://"+addr)})
+	c := open(t, Config{Role: "broker", Endpoint: parse(t, "redis+cluster://"+closedAddr)})
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	start := time.Now()
@@ -261,7 +259,7 @@ func TestAnACLWithoutPINGDoesNotShutTheBarrier(t *testing.T) {
 	require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
 	srv.Kill()
 	time.AfterFunc(200*time.Millisecond, func() { srv.Restart(context.Background()) })
-	short, cancel := context.WithTimeout(ctx, 5*time.Second)
+	short, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	start := time.Now()
 	err := c.Set(short, "k", "v", 0).Err()
@@ -291,18 +289,17 @@ func TestDrainWaitsForReadsOfReplicas(t *testing.T) {
 	require.NoError(t, err)
 	ctx := t.Context()
 	require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
-	require.Eventually(t, func() bool { return c.Reader().Get(ctx, "k").Err() == nil }, 5*time.Second, 50*time.Millisecond)
-	n.proxy(replica.Addr()).Delay(500 * time.Millisecond)
+	require.Eventually(t, func() bool { return c.Reader().Get(ctx, "k").Err() == nil }, 20*time.Second, 50*time.Millisecond)
+	p := n.proxy(replica.Addr())
+	p.Delay(500 * time.Millisecond)
+	seen := p.Stats().Requests
 	done := make(chan error, 1)
 	go func() { done <- c.Reader().Get(ctx, "k").Err() }()
-	time.Sleep(100 * time.Millisecond)
-	dctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	require.Eventually(t, func() bool { return p.Stats().Requests > seen }, 20*time.Second, time.Millisecond)
+	dctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	start := time.Now()
-	t.Log("drain:", c.Drain(dctx), time.Since(start))
-	err = <-done
-	t.Log("read:", err)
-	require.NoError(t, err)
+	require.NoError(t, c.Drain(dctx))
+	require.NoError(t, <-done)
 }
 
 func TestRetiringIdleConnectionsSparesWhoWrites(t *testing.T) {

@@ -32,14 +32,14 @@ func TestCheckSaysWhatIsWrongWithASentinelEndpoint(t *testing.T) {
 		"no Sentinel password":      {"redis+sentinel://:data-secret@" + hosts + "/orders", "sentinel_password"},
 		"a wrong data password":     {"redis+sentinel://:wrong@" + hosts + "/orders?sentinel_password=sentinel-secret", "authentication failed: check user and password"},
 		"data nodes as Sentinels":   {"redis+sentinel://:data-secret@" + s.Nodes[0].Addr() + "/orders?sentinel_password=data-secret", "Sentinel"},
-		"nothing there":             {"redis+sentinel://" + closedAddr(t) + "/orders", "connection refused"},
+		"nothing there":             {"redis+sentinel://" + closedAddr + "/orders", "connection refused"},
 		"silence":                   {"redis+sentinel://" + silent + "/orders?dial_timeout=1s", "no Sentinel answers"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			rdb := open(t, Config{Endpoint: parse(t, c.url), Logger: slog.New(slog.DiscardHandler)})
 			start := time.Now()
 			err := rdb.Check(t.Context())
-			require.Less(t, time.Since(start), 10*time.Second)
+			require.Less(t, time.Since(start), 30*time.Second)
 			if c.want == "" {
 				require.NoError(t, err)
 				return
@@ -61,7 +61,7 @@ func TestCheckTellsClusterNodesApart(t *testing.T) {
 	rdb = open(t, Config{Endpoint: parse(t, "redis+cluster://"+plain.Addr())})
 	err := rdb.Check(t.Context())
 	require.ErrorContains(t, err, "the server is no node of a Cluster: use redis://host:port")
-	rdb = open(t, Config{Endpoint: parse(t, "redis+cluster://"+closedAddr(t))})
+	rdb = open(t, Config{Endpoint: parse(t, "redis+cluster://"+closedAddr)})
 	require.ErrorContains(t, rdb.Check(t.Context()), "does the server run")
 }
 
@@ -69,13 +69,13 @@ func TestSentinelsThatNameADeadPrimaryAreAskedAgain(t *testing.T) {
 	s := redistest.NewSentinels(t, redistest.SentinelsConfig{DownAfter: 5 * time.Second})
 	s.Primary().Kill()
 	c := open(t, Config{Role: "broker", Endpoint: parse(t, s.URL())})
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	require.ErrorContains(t, c.Check(t.Context()), "connection refused")
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
-	require.ErrorContains(t, c.Check(ctx), "connection refused")
 	err := c.Incr(ctx, "n").Err()
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.ErrorContains(t, err, "connection refused", "what it waited for")
-	ctx, cancel = context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	require.NoError(t, c.Incr(ctx, "n").Err(), "once another is the primary")
 	require.True(t, c.Stats().Primary.Outages > 0)
@@ -86,7 +86,7 @@ func TestAReplicatedEndpointFindsThePrimaryWhereverItStands(t *testing.T) {
 	primary := redistest.New(t, redistest.Config{})
 	replica := redistest.NewReplica(t, primary, redistest.Config{})
 	other := redistest.New(t, redistest.Config{})
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := open(t, Config{Role: "broker", Endpoint: parse(t, fmt.Sprintf("redis+replica://%s,%s", replica.Addr(), primary.Addr()))})
 	require.NoError(t, c.Check(ctx))
@@ -97,7 +97,7 @@ func TestAReplicatedEndpointFindsThePrimaryWhereverItStands(t *testing.T) {
 	two := open(t, Config{Role: "broker", Endpoint: parse(t, fmt.Sprintf("redis+replica://%s,%s", other.Addr(), primary.Addr())), Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	require.NoError(t, two.Check(ctx))
 	require.Equal(t, other.Addr(), two.Stats().Primary.Addr, "the first configured")
-	require.NotZero(t, two.Stats().Primary.Resolver.TwoPrimaries)
+	require.Eventually(t, func() bool { return two.Stats().Primary.Resolver.TwoPrimaries > 0 }, 20*time.Second, time.Millisecond, "the second one is heard later")
 	require.NoError(t, two.Close())
 	require.Contains(t, log.String(), "level=ERROR")
 }
@@ -128,20 +128,19 @@ func TestAnOutageIsLoggedAndCounted(t *testing.T) {
 	primary := redistest.New(t, redistest.Config{})
 	var log syncBuilder
 	c := open(t, Config{Role: "broker", Endpoint: parse(t, "redis+replica://"+primary.Addr()+",127.0.0.1:1"), Logger: slog.New(slog.NewTextHandler(&log, nil))})
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	require.NoError(t, c.Set(ctx, "k", "v", 0).Err())
 	require.NoError(t, primary.Pause())
 	done := make(chan error, 1)
 	go func() { done <- c.Set(ctx, "k", "w", 0).Err() }()
-	require.Eventually(t, func() bool { return c.Stats().Primary.Down }, 10*time.Second, 10*time.Millisecond, "before the read timeout of 3 s")
-	require.Eventually(t, func() bool { return strings.Contains(log.String(), "no usable primary") }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return c.Stats().Primary.Down }, 20*time.Second, 10*time.Millisecond, "before the read timeout of 3 s")
+	require.Eventually(t, func() bool { return strings.Contains(log.String(), "no usable primary") }, 20*time.Second, 10*time.Millisecond)
 	require.NoError(t, primary.Continue())
 	require.NoError(t, <-done)
-	require.Eventually(t, func() bool { return strings.Contains(log.String(), "the primary is back") }, 10*time.Second, 10*time.Millisecond)
-	s := c.Stats().Primary
-	require.EqualValues(t, 1, s.Outages)
-	require.GreaterOrEqual(t, s.LastOutage, 200*time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(log.String(), "the primary is back") }, 20*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return c.Stats().Primary.LastOutage >= 200*time.Millisecond }, 20*time.Second, time.Millisecond, "it is told first, and then counted")
+	require.EqualValues(t, 1, c.Stats().Primary.Outages)
 	require.Contains(t, log.String(), "level=WARN")
 }
 

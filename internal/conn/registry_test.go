@@ -18,14 +18,21 @@ import (
 	"github.com/redisha/redisha/internal/redistest"
 )
 
-// busy makes n connections by n commands that overlap.
+// busy makes n connections by n commands that overlap, which on a slow machine
+// they have to be given time for.
 func busy(t *testing.T, c *Client, n int) {
 	t.Helper()
-	var all sync.WaitGroup
-	for range n {
-		all.Go(func() { _ = c.BLPop(t.Context(), 100*time.Millisecond, "nothing").Err() })
+	for block := 100 * time.Millisecond; ; block *= 4 {
+		var all sync.WaitGroup
+		for range n {
+			all.Go(func() { _ = c.BLPop(t.Context(), block, "nothing").Err() })
+		}
+		all.Wait()
+		if c.registry.open() >= n {
+			return
+		}
+		require.Less(t, block, 10*time.Second, "%d connections of %d", c.registry.open(), n)
 	}
-	all.Wait()
 }
 
 func TestTheCleanerClosesWhatNobodyUses(t *testing.T) {
@@ -178,14 +185,14 @@ func TestAServerThatTurnsReplicaLosesItsIdleConnections(t *testing.T) {
 	other := redistest.New(t, redistest.Config{})
 	admin := primary.Client(t)
 	c := open(t, Config{Role: "broker", Endpoint: parse(t, primary.URL())})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	busy(t, c, 5)
 	require.NoError(t, c.Incr(ctx, "n").Err())
 	require.NoError(t, admin.ReplicaOf(ctx, "127.0.0.1", other.Client(t).Options().Addr[len("127.0.0.1:"):]).Err())
 	done := make(chan error, 1)
 	go func() { done <- c.Incr(ctx, "n").Err() }()
-	require.Eventually(t, func() bool { return c.Stats().DialErrors+c.Stats().Repeats > 0 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return c.Stats().DialErrors+c.Stats().Repeats > 0 }, 20*time.Second, time.Millisecond)
 	require.NoError(t, admin.ReplicaOf(ctx, "no", "one").Err())
 	require.NoError(t, <-done)
 	require.ErrorIs(t, wrongRole([]any{"slave", "127.0.0.1", int64(1)}, master), ErrReplica)
@@ -213,15 +220,15 @@ func TestBreakersOfARoleAreSummedUp(t *testing.T) {
 
 func TestAServerThatLetsAReadTimeoutPassLosesItsIdleConnections(t *testing.T) {
 	srv := redistest.New(t, redistest.Config{})
-	c := open(t, Config{Role: "broker", Endpoint: parse(t, srv.URL()+"?read_timeout=300ms")})
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	c := open(t, Config{Role: "broker", Endpoint: parse(t, srv.URL()+"?read_timeout=1s")})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	busy(t, c, 5)
 	require.NoError(t, srv.Pause())
 	require.ErrorIs(t, c.Incr(ctx, "n").Err(), ErrOutcomeUnknown)
 	done := make(chan error, 1)
 	go func() { done <- c.Incr(ctx, "n").Err() }()
-	time.Sleep(time.Second)
+	time.Sleep(1500 * time.Millisecond)
 	require.NoError(t, srv.Continue())
 	require.NoError(t, <-done, "it was not sent into a connection to a server in doubt")
 	require.EqualValues(t, 1, c.Stats().OutcomeUnknown)
@@ -246,7 +253,7 @@ func TestOneReadOnlyReplyIsEnoughToLeaveAServer(t *testing.T) {
 	replica := redistest.NewReplica(t, primary, redistest.Config{})
 	service := redistest.NewProxy(t, primary.Addr())
 	c := open(t, Config{Role: "broker", Endpoint: parse(t, "redis://"+service.Addr())})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	busy(t, c, 20)
 	require.Equal(t, 20, c.registry.open())

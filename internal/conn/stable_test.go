@@ -3,6 +3,7 @@ package conn
 import (
 	"context"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -103,25 +104,29 @@ func TestAClientThatDoesNotWaitIsBackSoonAfterAnAddressHasMoved(t *testing.T) {
 			c := open(t, Config{Role: "cache", FailFast: true, Endpoint: parse(t, "redis://"+s.proxy.Addr())})
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			failed := make(chan time.Time, 1) // the last failure
+			var last atomic.Pointer[time.Time] // when it last failed
+			var sets atomic.Int64              // that succeeded
 			go func() {
-				var last time.Time
 				for ctx.Err() == nil {
-					if err := c.Set(ctx, "k", "v", 0).Err(); err != nil && ctx.Err() == nil {
-						last = time.Now()
+					if err := c.Set(ctx, "k", "v", 0).Err(); err == nil {
+						sets.Add(1)
+					} else if ctx.Err() == nil {
+						now := time.Now()
+						last.Store(&now)
 					}
 					time.Sleep(time.Millisecond)
 				}
-				failed <- last
 			}()
-			time.Sleep(50 * time.Millisecond)
+			require.Eventually(t, func() bool { return sets.Load() > 20 }, 20*time.Second, time.Millisecond)
 			move.run(s)
-			moved := time.Now()
-			time.Sleep(2500 * time.Millisecond)
-			cancel()
-			took := max((<-failed).Sub(moved), 0)
-			t.Logf("back after %s, breaker %+v", took, c.Stats().Breaker)
-			require.Less(t, took, 2*time.Second)
+			moved, before := time.Now(), sets.Load()
+			require.Eventually(t, func() bool { // no failure for a second
+				failed := last.Load()
+				return sets.Load() > before+20 && time.Since(moved) > time.Second && (failed == nil || time.Since(*failed) > time.Second)
+			}, 20*time.Second, 10*time.Millisecond, "an idle connection is kept for a minute")
+			if failed := last.Load(); failed != nil {
+				t.Logf("back after %s, breaker %+v", max(failed.Sub(moved), 0), c.Stats().Breaker)
+			}
 			require.NoError(t, c.Set(t.Context(), "k", "v", 0).Err())
 		})
 	}
@@ -139,7 +144,7 @@ func TestCommandsToAnAddressThatSwallowsThemEndWithTheirContexts(t *testing.T) {
 		start := time.Now()
 		err := call(ctx)
 		require.GreaterOrEqual(t, time.Since(start), 100*time.Millisecond, "%v", err)
-		require.Less(t, time.Since(start), 5*time.Second, "%v", err)
+		require.Less(t, time.Since(start), 20*time.Second, "%v", err)
 		require.Error(t, err)
 		return err
 	}
