@@ -27,7 +27,7 @@ func TestTasksOfADeadWorkerRunAgain(t *testing.T) {
 		task := NewTask[int]("a", TaskConfig{})
 		const n = 20
 		began, causes := make(chan int, n), make(chan error, n)
-		stop := startWorker(t, victim, WorkerConfig{Concurrency: n}, func(w *Worker) {
+		stop := startWorker(t, victim, WorkerConfig{Lease: 2 * time.Second, Concurrency: n}, func(w *Worker) {
 			task.Handle(w, func(ctx context.Context, i int) error {
 				began <- i
 				<-ctx.Done()
@@ -44,7 +44,7 @@ func TestTasksOfADeadWorkerRunAgain(t *testing.T) {
 		net.cut()
 		killed := time.Now()
 		deliveries := make(chan Delivery, 2*n)
-		startWorker(t, c, WorkerConfig{}, func(w *Worker) {
+		startWorker(t, c, WorkerConfig{Lease: 5 * time.Second}, func(w *Worker) {
 			task.Handle(w, func(ctx context.Context, i int) error { deliveries <- *FromContext(ctx); return nil })
 		})
 		ids := make(map[string]bool)
@@ -54,7 +54,7 @@ func TestTasksOfADeadWorkerRunAgain(t *testing.T) {
 			ids[d.ID] = true
 		}
 		require.Len(t, ids, n)
-		require.Less(t, time.Since(killed), 4*time.Second, "a lease of a second, a fifth, and a busy machine")
+		require.Less(t, time.Since(killed), 30*time.Second, "a lease of two seconds, the next look, and a busy machine")
 		require.ErrorIs(t, receive(t, causes), ErrLeaseLost)
 		awaitQueue(t, c, "default", QueueInfo{})
 		net.mend()
@@ -82,7 +82,7 @@ func TestATaskWhoseDeliveryIsLostStartsSoon(t *testing.T) {
 			start := time.Now()
 			d := receive(t, deliveries)
 			require.Equal(t, []any{id, 1, 0}, []any{d.ID, d.Attempt, d.Unfinished})
-			require.Less(t, time.Since(start), 3*time.Second, "a second, and a busy machine")
+			require.Less(t, time.Since(start), 20*time.Second, "a second, and a busy machine; not the lease of a minute")
 			require.Equal(t, uint64(i+1), worker.Stats().Recovered)
 		}
 		net.dropReplyWith("last")
@@ -118,7 +118,7 @@ func TestLostRepliesOfAWorkerCostNothing(t *testing.T) {
 			})
 		})
 		publish(t, task, c, 1)
-		require.Eventually(t, func() bool { return ran[1].Load() == 1 }, 5*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return ran[1].Load() == 1 }, 20*time.Second, time.Millisecond)
 		ran[1].Store(0)
 		for i := range n {
 			if i%2 == 0 {
@@ -291,9 +291,9 @@ func TestNothingIsLostUnderRandomVerdictsAndCrashes(t *testing.T) {
 		t.Cleanup(func() { _ = reader.Close() })
 		c, _ := newTestClient(t, reader, Config{PublishTimeout: time.Minute})
 		task := NewTask[int]("a", TaskConfig{MaxAttempts: 4, Backoff: func(int, error) time.Duration { return 10 * time.Millisecond }})
-		n, lease := 1500, 500*time.Millisecond
+		n, lease := 1500, 2*time.Second
 		if strings.HasSuffix(t.Name(), "/miniredis") {
-			n, lease = 200, 2*time.Second // it is slow, the more so with -race
+			n = 200 // it is slow, the more so with -race
 		}
 		var started, done sync.Map
 		var mu sync.Mutex
@@ -356,7 +356,7 @@ func TestNothingIsLostUnderRandomVerdictsAndCrashes(t *testing.T) {
 		crashes := 0
 		crash := crashing()
 		startWorker(t, c, WorkerConfig{Lease: lease, Concurrency: 4}, handle)
-		for deadline := time.Now().Add(90 * time.Second); ; {
+		for deadline := time.Now().Add(3 * time.Minute); ; {
 			requireConservation(t, c)
 			info := queueInfo(t, c, "default")
 			if crashes < 5 {

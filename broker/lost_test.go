@@ -101,16 +101,17 @@ func TestMissingPermissionsAreToldAndStopNothingElse(t *testing.T) {
 		require.NoError(t, admin.XGroupCreate(t.Context(), p.streams[2], group, "0").Err())
 		require.NoError(t, admin.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: group, Consumer: "dead:1", Streams: []string{p.streams[2], ">"}}).Err())
 		ran := make(chan int, 9)
-		stop := startWorker(t, c, WorkerConfig{Lease: 600 * time.Millisecond}, func(w *Worker) {
+		began := time.Now()
+		stop := startWorker(t, c, WorkerConfig{Lease: 3 * time.Second}, func(w *Worker) {
 			task.Handle(w, func(_ context.Context, i int) error { ran <- i; return nil })
 		})
-		require.Eventually(t, func() bool { return logs.count("maintenance failed") > 0 && logs.count("NOPERM") > 0 }, 10*time.Second, 5*time.Millisecond, command)
+		require.Eventually(t, func() bool { return logs.count("maintenance failed") > 0 && logs.count("NOPERM") > 0 }, 30*time.Second, 5*time.Millisecond, command)
 		if command == "xpending" {
-			require.Eventually(t, func() bool { return logs.count("cannot look for lost deliveries") > 0 }, 10*time.Second, 5*time.Millisecond)
+			require.Eventually(t, func() bool { return logs.count("cannot look for lost deliveries") > 0 }, 30*time.Second, 5*time.Millisecond)
 		}
 		publish(t, task, c, 2)
 		require.Equal(t, 2, receive(t, ran))
-		require.LessOrEqual(t, logs.count("maintenance failed"), 3, "not at every turn")
+		require.LessOrEqual(t, logs.count("maintenance failed"), 3+2*int(time.Since(began)/(10*time.Second)), "not at every turn")
 		require.NoError(t, admin.Do(t.Context(), "ACL", "SETUSER", "worker", "+@all").Err())
 		require.Equal(t, 1, receive(t, ran), "reaped as soon as it is permitted")
 		require.NoError(t, stop())
@@ -147,13 +148,15 @@ func TestAcknowledgedEntriesAreForgottenAlsoWhenIdle(t *testing.T) {
 
 // What is remembered must not make an acknowledgement dearer.
 func TestManyAcknowledgementsAreRemembered(t *testing.T) {
-	start, n := time.Now(), 60_000
+	start, n, burst := time.Now(), 60_000, 100
 	synctest.Test(t, func(*testing.T) {
 		src := newSource(nil, newPartition("redisha", "default", 0, 1))
 		for i := range 2 * n {
-			time.Sleep(remembered / time.Duration(n))
+			if i%burst == 0 {
+				time.Sleep(remembered / time.Duration(n/burst))
+			}
 			src.done(entry{1, strconv.Itoa(i)}, true)
 		}
 	})
-	require.Less(t, time.Since(start), 4*time.Second, "it took 10 s when each one moved all others")
+	require.Less(t, time.Since(start), 4*time.Second, "it takes many times as long when each one moves all others")
 }

@@ -315,7 +315,7 @@ func TestResultsFollowAFailover(t *testing.T) {
 	require.NoError(t, err)
 	deployment.Primary().Kill()
 	start := time.Now()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	ids := make([]string, 20)
 	for i := range ids {
@@ -333,5 +333,5 @@ func TestResultsFollowAFailover(t *testing.T) {
 	}
 	all := time.Since(start)
 	t.Logf("a new primary after %s, all results after %s", back, all)
-	require.Less(t, all-back, 3*time.Second)
+	require.Less(t, all-back, 10*time.Second, "it once took twelve seconds")
 }

@@ -42,7 +42,7 @@ func TestTheFirstPublishToAQueueWaitsForAServerThatIsAway(t *testing.T) {
 	c, _ := newTestClient(t, client, Config{})
 	task := NewTask[int]("first", TaskConfig{})
 	net.cut()
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	_, err := task.Publish(ctx, c, 1)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
@@ -98,7 +98,7 @@ func TestAServerOfResultsThatHangsHoldsOnlyTasksWithResults(t *testing.T) {
 		}
 		publish(t, without, c, 1)
 	}
-	require.Eventually(t, func() bool { return c.Stats().Succeeded == 1+200*16 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return c.Stats().Succeeded == 1+200*16 }, time.Minute, 5*time.Millisecond)
 	t.Log(time.Since(start))
 	require.NoError(t, results.Continue())
 	awaitQueue(t, c, "default", QueueInfo{})

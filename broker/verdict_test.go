@@ -70,7 +70,7 @@ func TestABackoffThatEndsItsGoroutineIsReplaced(t *testing.T) {
 		})
 		publish(t, task, c, 1)
 		awaitQueue(t, c, "default", QueueInfo{Delayed: 1})
-		require.Eventually(t, func() bool { return c.Stats().Retried == 1 }, 5*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return c.Stats().Retried == 1 }, 20*time.Second, time.Millisecond)
 		require.Zero(t, c.Stats().Succeeded)
 	})
 }

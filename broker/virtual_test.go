@@ -243,7 +243,7 @@ func TestPoisonIsADeadLetterAfterFiveDeliveries(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, []int{1, n}, []int{int(e.attempt), int(e.deliveries)})
 			// Another one does the maintenance.
-			stop := startWorker(t, c, WorkerConfig{Results: results, Queues: []string{"default", "other"}, Concurrency: 1}, func(w *Worker) {
+			stop := startWorker(t, c, WorkerConfig{Results: results, Queues: []string{"default", "other"}, Concurrency: 1, Lease: time.Second}, func(w *Worker) {
 				NewTask[int]("other", TaskConfig{Queue: "other"}).Handle(w, func(context.Context, int) error { return nil })
 			})
 			for begin := time.Now(); c.Stats().Reaped == uint64(n); time.Sleep(time.Millisecond) {
