@@ -19,7 +19,10 @@ type request struct {
 	drop   bool   // the entry may be in the queue when the lease is obtained
 	called bool   // the attempt follows a message that the lock was set aside
 	counts *classCounts
-	ballot *ballot // of a quorum: the last attempt
+
+	// Of a quorum.
+	ballot *ballot // the last attempt
+	rival  string  // the token of who has kept it from the lease
 }
 
 // key names the request in errors and logs.

@@ -356,6 +356,7 @@ func (q *quorum) nodes() []NodeStats {
 	stats := make([]NodeStats, len(q.members))
 	for i, m := range q.members {
 		stats[i] = m.stats()
+		stats[i].Absent = m.absence()
 	}
 	return stats
 }

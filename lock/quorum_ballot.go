@@ -77,7 +77,7 @@ func (q *quorum) obtain(ctx context.Context, r *request) ([]*redislock.Lock, ans
 	}
 	r.ballot = b
 	if err := b.hold(ctx); err != nil {
-		return nil, answer{token: -1, left: b.left()}, err
+		return nil, answer{token: -1, left: b.settle(r)}, err
 	}
 	// A lease with less than half of its TTL left was late by a multiple of what
 	// nodes may take: this process or the network stood still. Its first renewal,
@@ -159,6 +159,7 @@ func (b *ballot) ask(ctx context.Context, i int, least int64, draw bool) {
 	} else {
 		err = m.explain(err, r.keys)
 	}
+	m.blame(err)
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -278,22 +279,21 @@ const (
 	splitPause = 2 * time.Millisecond
 )
 
-// errSplit says that nobody has the lock, as far as the answers tell: several ask
-// at once, and each was given a part. Trying again settles it.
-var errSplit = fmt.Errorf("%w, nor has anybody else, since several ask at once", ErrNotAcquired)
+// errSplit says that nobody may have the lock: several ask at once, and each was
+// given a part. Trying again settles it.
+var errSplit = fmt.Errorf("%w, or several ask for it at once", ErrNotAcquired)
 
 // verdict says why a ballot was not won. The caller holds mu.
+//
+// Another has the lock if a majority tells that its lease is there. A lease that a
+// minority has may be one of several who ask at once: each gives back what it got
+// and comes again with another token. One that was seen before, too, is held.
 func (b *ballot) verdict() error {
 	errs := make([]error, len(b.seats))
 	bad := 0
-	holders := make(map[string]int)
-	most := 0
 	for i := range b.seats {
-		s := &b.seats[i]
-		switch {
+		switch s := &b.seats[i]; {
 		case errors.Is(s.err, ErrNotAcquired):
-			holders[s.other]++
-			most = max(most, holders[s.other])
 		case s.err != nil:
 			errs[i] = s.err
 			bad++
@@ -302,19 +302,36 @@ func (b *ballot) verdict() error {
 			bad++
 		}
 	}
+	rival, shown := b.rival()
 	switch {
 	case len(b.seats)-bad < b.quorum.need:
 		return b.quorum.outage(errs)
-	case most >= b.quorum.need:
+	case shown >= b.quorum.need, rival != "" && rival == b.request.rival:
 		return ErrNotAcquired
 	}
 	return errSplit
 }
 
-// left is when the first of the others' leases ends; negative if that is unknown.
-func (b *ballot) left() time.Duration {
+// rival returns the token of who has the most of the nodes that refused, and how
+// many these are. The caller holds mu.
+func (b *ballot) rival() (token string, shown int) {
+	count := make(map[string]int)
+	for i := range b.seats {
+		if s := &b.seats[i]; errors.Is(s.err, ErrNotAcquired) && s.other != "" {
+			if count[s.other]++; count[s.other] > shown {
+				token, shown = s.other, count[s.other]
+			}
+		}
+	}
+	return token, shown
+}
+
+// settle tells the request whom this attempt has met, and returns when the first of
+// the others' leases ends; negative if that is unknown.
+func (b *ballot) settle(r *request) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	r.rival, _ = b.rival()
 	least := time.Duration(-1)
 	for i := range b.seats {
 		s := &b.seats[i]

@@ -42,6 +42,8 @@ type member struct {
 	missed   atomic.Int64 // when the last one began that was not answered
 	absent   atomic.Bool  // its silence was logged
 
+	wrong atomic.Bool // that it is no node of a quorum was logged
+
 	mu      sync.Mutex
 	sick    []*ballot // leases to be healed here
 	healing bool
@@ -127,6 +129,14 @@ func (m *member) end(begun time.Duration, err error) {
 	}
 }
 
+// blame logs that a member was found to be something else than a node of a quorum:
+// the locks go on without it, and somebody has to see to it.
+func (m *member) blame(err error) {
+	if bad := misconfigured(err); bad != m.wrong.Load() && m.wrong.CompareAndSwap(!bad, bad) && bad {
+		m.client.log.Error("a node of the lock quorum takes no part", "node", m.name, "err", err)
+	}
+}
+
 // hears takes note of a server's clock.
 func (m *member) hears(now, sent time.Duration) {
 	m.lead.Store((now - sent).Microseconds())
@@ -163,6 +173,20 @@ func (m *member) seasoned(at time.Duration) error {
 	return nil
 }
 
+// absence is NodeStats.Absent.
+func (m *member) absence() string {
+	now := m.quorum.clock()
+	switch {
+	case m.wrong.Load():
+		return "unfit"
+	case m.calls.Load() > 0 && m.silent(now), m.missed.Load() > m.answered.Load():
+		return "silent"
+	case m.seasoned(now) != nil:
+		return "young"
+	}
+	return ""
+}
+
 // identify asks the server which one it is and since when it runs.
 // https://redis.io/docs/latest/commands/info/
 func (m *member) identify(ctx context.Context) error {
@@ -178,11 +202,14 @@ func (m *member) identify(ctx context.Context) error {
 		return err
 	}
 	server := parseInfo(info.Val())
-	if server["redis_mode"] == "cluster" {
+	if server["redis_mode"] == "cluster" || server["server_mode"] == "cluster" { // the latter is Valkey's
 		return errCluster
 	}
 	uptime, err := strconv.ParseInt(server["uptime_in_seconds"], 10, 64)
 	if server["run_id"] == "" || err != nil {
+		if m.client.cfg.Strict {
+			return fmt.Errorf("%w (it does not tell since when it runs: allow the user INFO)", ErrUnsafeEndpoint)
+		}
 		m.mute.Store(true)
 		m.known.Store(true)
 		m.client.log.Warn("a node of the lock quorum does not tell since when it runs: if it restarts and forgets leases, a lock can have two holders; "+

@@ -13,7 +13,7 @@ import (
 )
 
 // realTTL is short, since servers take part only after as long.
-const realTTL = 2 * time.Second
+const realTTL = 4 * time.Second
 
 // startPanel starts n real servers, and waits until they are trusted.
 func startPanel(tb testing.TB, n int) []*redistest.Server {
@@ -22,7 +22,7 @@ func startPanel(tb testing.TB, n int) []*redistest.Server {
 	for range n {
 		servers = append(servers, redistest.New(tb, redistest.Config{}))
 	}
-	time.Sleep(realTTL + margin(realTTL) + time.Second)
+	time.Sleep(realTTL + margin(realTTL) + 2*time.Second)
 	return servers
 }
 

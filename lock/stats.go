@@ -39,6 +39,11 @@ type NodeStats struct {
 	Endpoint string
 	Refused  bool
 
+	// Absent says why a node of a quorum takes no part in new leases at present, if
+	// it does not: "silent", it does not answer; "young", it was started within the
+	// longest TTL; "unfit", it is not what a quorum wants.
+	Absent string
+
 	Conn conn.Stats // the connection's
 }
 
