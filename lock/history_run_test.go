@@ -158,9 +158,11 @@ func (s *scene) run(leases int64, d time.Duration) {
 	goesOn := s.h.now()
 	s.stopWork()
 	s.running.Wait()
+	var ending sync.WaitGroup
 	for _, c := range s.children {
-		c.end()
+		ending.Go(c.end) // under the race detector it takes a second
 	}
+	ending.Wait()
 	for _, p := range s.parties {
 		_ = p.get().Close() // says what it leaves to its TTL
 	}
