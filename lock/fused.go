@@ -3,6 +3,7 @@ package lock
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
@@ -32,10 +33,21 @@ func (f *fusion) with(base string) *whole {
 type fused struct {
 	redis.Scripter // for what redislock does not use
 	*fusion
-	send func(context.Context, ...any) *redis.Cmd
-	keys []string
-	args []any
-	held func(*redis.Cmd) bool // whether redislock's part has worked
+	node   *node
+	bypass bool                  // the breaker
+	held   func(*redis.Cmd) bool // whether redislock's part has worked, of which a reply of nil says the contrary
+	words  []any                 // of the command; the first two are set when it is sent
+}
+
+// fuse returns a script with its keys and arguments. What held returns is what
+// redislock is told.
+func (s *node) fuse(f *fusion, bypass bool, held func(*redis.Cmd) bool, keys []string, args ...any) *fused {
+	words := make([]any, 0, 3+len(keys)+len(args))
+	words = append(words, nil, nil, len(keys))
+	for _, key := range keys {
+		words = append(words, key)
+	}
+	return &fused{fusion: f, node: s, bypass: bypass, held: held, words: append(words, args...)}
 }
 
 // EvalSha behaves as if the server did not know redislock's script, until we do.
@@ -52,19 +64,32 @@ func (f *fused) Eval(ctx context.Context, base string, _ []string, _ ...any) *re
 
 // run sends the whole and answers as redislock's script would.
 func (f *fused) run(ctx context.Context, w *whole) *redis.Cmd {
-	reply := f.send(ctx, evalSha(w.hash, f.keys, f.args)...)
+	reply := f.send(ctx, "evalsha", w.hash)
 	if noScript(reply.Err()) {
-		reply = f.send(ctx, eval(w.text, f.keys, f.args)...)
+		f.words = slices.Clone(f.words) // the batch may keep what was sent
+		reply = f.send(ctx, "eval", w.text)
 	}
 	switch {
 	case reply.Err() != nil:
 		return reply
 	case reply.Val() == nil: // a hook has swallowed it
 		return redis.NewCmdResult(nil, errNoAnswer)
-	case !f.held(reply):
+	case f.held != nil && !f.held(reply):
 		return redis.NewCmdResult(nil, redis.Nil)
 	}
 	return redis.NewCmdResult("OK", nil)
+}
+
+func (f *fused) send(ctx context.Context, command, script string) *redis.Cmd {
+	f.words[0], f.words[1] = command, script
+	key, _ := f.words[3].(string)
+	switch {
+	case !f.bypass:
+		return f.node.batch.Do(ctx, key, f.words)[0]
+	case f.node.client.running.Err() == nil:
+		return f.node.batch.DoBypass(ctx, key, f.words)[0]
+	}
+	return f.node.conn.Do(ctx, f.words...) // after Close: a late release is better than none
 }
 
 var errNoAnswer = errors.New("no answer")

@@ -32,11 +32,20 @@ func newToken() string {
 	return string(base64.RawURLEncoding.AppendEncode(append(token, tokenVersion), random))
 }
 
+// The first letter of a process' name says how it is told something.
+const (
+	plain   = 'p' // by PUBLISH, in one channel
+	sharded = 's' // by SPUBLISH, in one channel for each lock
+)
+
 // newProcess returns a name that no other client has.
-func newProcess() string {
+func newProcess(cluster bool) string {
 	random := make([]byte, 12)
 	_, _ = rand.Read(random) // never fails
-	return base64.RawURLEncoding.EncodeToString(random)
+	if cluster {
+		return string(sharded) + base64.RawURLEncoding.EncodeToString(random)
+	}
+	return string(plain) + base64.RawURLEncoding.EncodeToString(random)
 }
 
 // A holder says who has a lease. Fields may be added at the end.

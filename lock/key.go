@@ -12,47 +12,44 @@ import (
 // https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags
 type keys struct {
 	leases []string // the holder
-	fences []string // the last fencing token
 	queues []string // who waits
+	fences []string // the last fencing token
+	all    []string // the three, one behind the other
 }
 
-// all returns the keys in the order that fence.lua wants.
-func (k keys) all() []string { return slices.Concat(k.leases, k.fences, k.queues) }
-
 // handed returns the keys of what can be handed over.
-func (k keys) handed() []string { return slices.Concat(k.leases, k.queues) }
+func (k keys) handed() []string { return k.all[:2*len(k.leases)] }
 
-// voted returns the keys in the order that vote.lua wants.
+// voted returns the keys of what a quorum keeps.
 func (k keys) voted() []string { return slices.Concat(k.leases, k.fences) }
 
 // keys names what belongs to locks, each of which is to be named once.
 func (c Config) keys(locks ...string) (keys, error) {
-	var k keys
-	for _, lock := range locks {
+	n := len(locks)
+	all := make([]string, 3*n)
+	k := keys{leases: all[:n:n], queues: all[n : 2*n : 2*n], fences: all[2*n:], all: all}
+	for i, lock := range locks {
 		switch {
 		case lock == "":
 			return keys{}, errors.New("the key is empty: name what is locked")
 		case len(lock) > MaxKeyBytes:
 			return keys{}, fmt.Errorf("the key has %d bytes, want at most %d: lock a hash of it", len(lock), MaxKeyBytes)
 		}
-		lease, fence, queue := c.names(lock)
-		k.leases = append(k.leases, lease)
-		k.fences = append(k.fences, fence)
-		k.queues = append(k.queues, queue)
+		k.leases[i], k.queues[i], k.fences[i] = c.names(lock)
 	}
 	return k, nil
 }
 
 // names names what belongs to one lock. Where its key has a hash tag, that is
 // kept, so that several locks can be in one slot.
-func (c Config) names(lock string) (lease, fence, queue string) {
+func (c Config) names(lock string) (lease, queue, fence string) {
 	begin := c.Namespace + ":lock:{"
 	if tag, ok := hashTag(lock); ok {
 		begin += tag + "}"
-		return begin + "=" + lock, begin + "f=" + lock, begin + "q=" + lock
+		return begin + "=" + lock, begin + "q=" + lock, begin + "f=" + lock
 	}
 	lease = begin + tagEscaper.Replace(lock) + "}"
-	return lease, lease + ":f", lease + ":q"
+	return lease, lease + ":q", lease + ":f"
 }
 
 // queueOf names the queue of a lease: names knows how.

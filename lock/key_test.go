@@ -20,11 +20,11 @@ func TestKeysHaveTheDocumentedNames(t *testing.T) {
 	} {
 		k, err := Config{}.withDefaults().keys(key)
 		require.NoError(t, err)
-		require.Equal(t, keys{leases: []string{lease}, fences: []string{lease + ":f"}, queues: []string{lease + ":q"}}, k)
+		require.Equal(t, []string{lease, lease + ":q", lease + ":f"}, k.all)
 	}
 	k, err := Config{}.withDefaults().keys("order{42}x")
 	require.NoError(t, err)
-	require.Equal(t, []string{"redisha:lock:{42}=order{42}x", "redisha:lock:{42}f=order{42}x", "redisha:lock:{42}q=order{42}x"}, k.all())
+	require.Equal(t, []string{"redisha:lock:{42}=order{42}x", "redisha:lock:{42}q=order{42}x", "redisha:lock:{42}f=order{42}x"}, k.all)
 	k, err = Config{Namespace: "shop"}.keys("x")
 	require.NoError(t, err)
 	require.Equal(t, "shop:lock:{x}", k.leases[0])
@@ -46,9 +46,9 @@ func TestKeysOfOneLockAreInOneSlotAndOfTwoLocksDiffer(t *testing.T) {
 			require.Equal(t, slot("{"+tag+"}"), slot(ka.leases[0]))
 		}
 		require.Equal(t, ka.queues[0], queueOf(ka.leases[0]))
-		for i, x := range ka.all() {
+		for i, x := range ka.all {
 			require.Equal(t, slot(ka.leases[0]), slot(x))
-			for j, y := range kb.all() {
+			for j, y := range kb.all {
 				require.Equal(t, i == j && a == b && ns1 == ns2, x == y, "%q, %q", x, y)
 			}
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/endpoint"
 	"github.com/redisha/redisha/internal/pubsub"
 )
 
@@ -104,7 +105,7 @@ func newLine(s *node) (*line, error) {
 	}
 	l := &line{
 		node:     s,
-		process:  newProcess(),
+		process:  newProcess(s.conn.Topology() == endpoint.Cluster),
 		channels: make(map[string]*channel),
 		places:   make(map[string]*place),
 		waiters:  make(map[string]*waiter),
@@ -139,10 +140,10 @@ func (l *line) enter(r *request) *waiter {
 }
 
 func (l *line) channelOf(k keys) string {
-	if prefix := l.node.courier.prefix; prefix != "" {
-		return prefix + l.process
+	if l.process[0] == sharded {
+		return k.leases[0] + ":p:" + l.process
 	}
-	return k.leases[0] + ":p:" + l.process
+	return l.node.client.cfg.Namespace + ":lock:p:" + l.process
 }
 
 // failed notes an attempt after which the lock is another's.
@@ -485,11 +486,11 @@ func (l *line) send(looks []*look) {
 	defer cancel()
 	pipe := s.conn.Pipeline()
 	for _, o := range looks {
-		args := []any{queueLife.Milliseconds()}
+		args := make([]any, 0, len(o.waiters))
 		for _, w := range o.waiters {
 			args = append(args, w.token+l.process)
 		}
-		o.cmd = waitScript.Eval(ctx, pipe, []string{o.place.keys.leases[0], o.place.keys.queues[0]}, s.courier.args(args...)...)
+		o.cmd = waitScript.Eval(ctx, pipe, []string{o.place.keys.leases[0], o.place.keys.queues[0]}, args...)
 	}
 	conn.Exec(ctx, pipe)
 	now := time.Now()

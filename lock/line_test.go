@@ -126,11 +126,11 @@ func TestAWaiterWhoseProcessIsStoppedCostsTheClaimAlone(t *testing.T) {
 		rdb := srv.Client(t)
 		holder, next, third := open(t, srv.Client(t), Config{TTL: time.Minute}), open(t, srv.Client(t), Config{}), open(t, srv.Client(t), Config{})
 		first := acquire(t, holder, "k")
-		stopped := rdb.Subscribe(t.Context(), "redisha:lock:p:stopped")
+		stopped := rdb.Subscribe(t.Context(), "redisha:lock:p:pstopped")
 		defer stopped.Close()
 		_, err := stopped.Receive(t.Context())
 		require.NoError(t, err)
-		require.NoError(t, rdb.RPush(t.Context(), queueK, tokenOf(1)+"stopped").Err())
+		require.NoError(t, rdb.RPush(t.Context(), queueK, tokenOf(1)+"pstopped").Err())
 		s := &served{start: time.Now()}
 		var wg sync.WaitGroup
 		s.queueUp(t, &wg, time.Second, next, third)

@@ -12,7 +12,6 @@ import (
 
 	"github.com/redisha/redisha/internal/batch"
 	"github.com/redisha/redisha/internal/conn"
-	"github.com/redisha/redisha/internal/endpoint"
 )
 
 // A node is one endpoint that keeps leases: that of a client, or one node of
@@ -22,17 +21,13 @@ type node struct {
 	conn    *conn.Client
 	locker  *redislock.Client
 	batch   *batch.Batcher // for attempts and releases
-	courier courier
 	sweeper sweeper
 	watch   watch
 	fallen  func() // is called when the server has become a replica; may be nil
 }
 
 func newNode(c *Client, cn *conn.Client) *node {
-	s := &node{client: c, conn: cn, locker: redislock.New(cn), batch: batch.New(cn), courier: courier{how: "publish", prefix: c.cfg.Namespace + ":lock:p:"}}
-	if cn.Topology() == endpoint.Cluster {
-		s.courier = courier{how: "spublish"}
-	}
+	s := &node{client: c, conn: cn, locker: redislock.New(cn), batch: batch.New(cn)}
 	s.sweeper.init(s)
 	s.watch.init(s)
 	return s
@@ -76,7 +71,7 @@ func (s *node) obtain(ctx context.Context, r *request) (grant, error) {
 // ErrLockNotHeld if the lease is gone.
 func (s *node) release(ctx context.Context, held *redislock.Lock, k keys) error {
 	leaving := *held
-	leaving.Client = redislock.New(s.releasing(held.Token()+held.Metadata(), k))
+	leaving.Client = redislock.New(s.fuse(&releaseScript, true, nil, k.handed(), held.Token()+held.Metadata()))
 	return leaving.Release(ctx)
 }
 

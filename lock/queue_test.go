@@ -16,6 +16,9 @@ import (
 	"github.com/redisha/redisha/internal/redistest/both"
 )
 
+// channelPrefix begins the channels of locks whose keys begin with a brace.
+const channelPrefix = "p:"
+
 // tokenOf returns a token for people.
 func tokenOf(n int) string { return fmt.Sprintf("%c%022d", tokenVersion, n) }
 
@@ -24,7 +27,7 @@ func listen(t *testing.T, rdb redis.UniversalClient, processes ...string) func(n
 	t.Helper()
 	var channels []string
 	for _, p := range processes {
-		channels = append(channels, toOne.prefix+p)
+		channels = append(channels, channelPrefix+p)
 	}
 	sub := rdb.Subscribe(t.Context(), channels...)
 	t.Cleanup(func() { _ = sub.Close() })
@@ -36,7 +39,7 @@ func listen(t *testing.T, rdb redis.UniversalClient, processes ...string) func(n
 		for range n {
 			m, err := sub.ReceiveMessage(t.Context())
 			require.NoError(t, err)
-			got = append(got, strings.TrimPrefix(m.Channel, toOne.prefix)+" "+m.Payload[:1+tokenLen])
+			got = append(got, strings.TrimPrefix(m.Channel, channelPrefix)+" "+m.Payload[:1+tokenLen])
 		}
 		return got
 	}
@@ -50,7 +53,7 @@ type model struct {
 }
 
 // alive reports whether an entry's process listens.
-func alive(entry string) bool { return entry[tokenLen:] != "gone" }
+func alive(entry string) bool { return entry[tokenLen:] != "pgone" }
 
 func (m *model) wake() {
 	if m.lease != "" {
@@ -96,7 +99,7 @@ func (m *model) pass(token, entry string) {
 func TestQueueScriptsFollowTheModel(t *testing.T) {
 	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
 		ctx := t.Context()
-		processes := []string{"p", "q"}
+		processes := []string{"p1", "p2"}
 		messages := listen(t, rdb, processes...)
 		lock := 0
 		rapid.Check(t, func(rt *rapid.T) {
@@ -106,11 +109,11 @@ func TestQueueScriptsFollowTheModel(t *testing.T) {
 			m := &model{}
 			entries := make([]string, 6)
 			for i := range entries {
-				entries[i] = tokenOf(i) + rapid.SampledFrom([]string{"p", "q", "gone"}).Draw(rt, "process")
+				entries[i] = tokenOf(i) + rapid.SampledFrom([]string{"p1", "p2", "pgone"}).Draw(rt, "process")
 			}
 			entry := rapid.SampledFrom(entries)
 			run := func(script *redis.Script, keys []string, args ...any) []int64 {
-				reply, err := script.Run(ctx, rdb, keys, toOne.args(args...)...).Result()
+				reply, err := script.Run(ctx, rdb, keys, args...).Result()
 				require.NoError(rt, err)
 				var numbers []int64
 				if list, ok := reply.([]any); ok {
@@ -123,7 +126,7 @@ func TestQueueScriptsFollowTheModel(t *testing.T) {
 			rt.Repeat(map[string]func(*rapid.T){
 				"wait": func(rt *rapid.T) {
 					some := rapid.SliceOfN(entry, 1, 3).Draw(rt, "entries")
-					args := []any{queueLife.Milliseconds()}
+					var args []any
 					for _, e := range some {
 						args = append(args, e)
 					}
@@ -139,8 +142,8 @@ func TestQueueScriptsFollowTheModel(t *testing.T) {
 					} else {
 						m.wait(e)
 					}
-					reply, err := rdb.Eval(ctx, obtainText(), []string{lease, fence, queue},
-						toOne.args(token+"{}", tokenLen, 60000, 1000, e, queueLife.Milliseconds(), "drop")...).Int64Slice()
+					reply, err := rdb.Eval(ctx, obtainText(), []string{lease, queue, fence},
+						token+"{}", tokenLen, 60000, e, "drop").Int64Slice()
 					require.NoError(rt, err)
 					require.Equal(rt, mine, reply[0] > 0)
 				},
@@ -182,13 +185,13 @@ func TestQueueScriptsFollowTheModel(t *testing.T) {
 func TestWhatIsSetAsideLastsForTheClaimAndTellsTheTime(t *testing.T) {
 	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
 		ctx := t.Context()
-		sub := rdb.Subscribe(ctx, "p:me")
+		sub := rdb.Subscribe(ctx, "p:pme")
 		defer sub.Close()
 		_, err := sub.Receive(ctx)
 		require.NoError(t, err)
 		before, err := rdb.Time(ctx).Result()
 		require.NoError(t, err)
-		reply, err := waitScript.Run(ctx, rdb, []string{"{k}", "{k}:q"}, toOne.args(1000, tokenOf(1)+"me")...).Int64Slice()
+		reply, err := waitScript.Run(ctx, rdb, []string{"{k}", "{k}:q"}, tokenOf(1)+"pme").Int64Slice()
 		require.NoError(t, err)
 		require.EqualValues(t, 1, reply[0])
 		require.InDelta(t, claimTTL.Milliseconds(), reply[1], 1000)
@@ -207,15 +210,15 @@ func TestAWakeIsBounded(t *testing.T) {
 	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
 		ctx := t.Context()
 		for i := range 250 {
-			require.NoError(t, rdb.RPush(ctx, "{k}:q", tokenOf(i)+"gone").Err())
+			require.NoError(t, rdb.RPush(ctx, "{k}:q", tokenOf(i)+"pgone").Err())
 		}
 		messages := listen(t, rdb, "p")
 		require.NoError(t, rdb.RPush(ctx, "{k}:q", tokenOf(250)+"p").Err())
 		for _, left := range []int64{151, 51} {
-			require.NoError(t, wakeScript.Run(ctx, rdb, []string{"{k}", "{k}:q"}, toOne.args()...).Err())
+			require.NoError(t, wakeScript.Run(ctx, rdb, []string{"{k}", "{k}:q"}).Err())
 			require.Equal(t, left, rdb.LLen(ctx, "{k}:q").Val())
 		}
-		require.NoError(t, wakeScript.Run(ctx, rdb, []string{"{k}", "{k}:q"}, toOne.args()...).Err())
+		require.NoError(t, wakeScript.Run(ctx, rdb, []string{"{k}", "{k}:q"}).Err())
 		require.Equal(t, []string{"p y" + tokenOf(250)}, messages(1))
 	})
 }
@@ -231,7 +234,7 @@ func TestWithoutTheRightToPublishNobodyLosesHisPlace(t *testing.T) {
 	rdb := redis.NewClient(&opt)
 	defer rdb.Close()
 	entry := tokenOf(1) + "p"
-	reply, err := waitScript.Run(ctx, rdb, []string{"{k}", "{k}:q"}, toOne.args(1000, entry)...).Int64Slice()
+	reply, err := waitScript.Run(ctx, rdb, []string{"{k}", "{k}:q"}, entry).Int64Slice()
 	require.NoError(t, err)
 	require.Equal(t, []int64{1, -2, 1}, reply)
 	require.Equal(t, []string{entry}, rdb.LRange(ctx, "{k}:q", 0, -1).Val())

@@ -51,16 +51,10 @@ func (s *node) vote(ctx context.Context, r *request, metadata string, least int6
 	}
 	v := vote{token: -1, left: -1}
 	var odd error
-	f := &fused{
-		fusion: &voteScript,
-		send:   func(ctx context.Context, words ...any) *redis.Cmd { return s.batch.Do(ctx, r.keys.leases[0], words)[0] },
-		keys:   r.keys.voted(),
-		args:   []any{r.token + metadata, len(r.token), r.ttl.Milliseconds(), fenceLife.Milliseconds(), least, digit},
-		held: func(reply *redis.Cmd) bool {
-			odd = v.read(reply)
-			return v.token >= 0
-		},
-	}
+	f := s.fuse(&voteScript, false, func(reply *redis.Cmd) bool {
+		odd = v.read(reply)
+		return v.token >= 0
+	}, r.keys.voted(), r.token+metadata, tokenLen, r.ttl.Milliseconds(), fenceLife.Milliseconds(), least, digit)
 	lock, err := redislock.New(f).ObtainMulti(ctx, r.keys.leases, r.ttl, &redislock.Options{Token: r.token, Metadata: metadata})
 	switch {
 	case odd != nil:
@@ -108,18 +102,8 @@ func (s *node) raise(ctx context.Context, k keys, token int64) (int64, error) {
 // is redislock's ErrLockNotHeld if the lease is gone.
 func (s *node) part(ctx context.Context, held *redislock.Lock, k keys) error {
 	leaving := *held
-	leaving.Client = redislock.New(&fused{
-		fusion: &partScript,
-		send: func(ctx context.Context, words ...any) *redis.Cmd {
-			if s.client.running.Err() == nil {
-				return s.batch.DoBypass(ctx, k.leases[0], words)[0]
-			}
-			return s.conn.Do(ctx, words...) // after Close: better late than never
-		},
-		keys: k.leases,
-		args: []any{held.Token() + held.Metadata(), held.Token()},
-		held: func(reply *redis.Cmd) bool { return reply.Val() != int64(0) },
-	})
+	worked := func(reply *redis.Cmd) bool { return reply.Val() != int64(0) }
+	leaving.Client = redislock.New(s.fuse(&partScript, true, worked, k.leases, held.Token()+held.Metadata(), held.Token()))
 	return leaving.Release(ctx)
 }
 

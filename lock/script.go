@@ -52,6 +52,8 @@ return reply
 `
 
 const (
+	// The scripts have the same figures.
+
 	// fenceLife is how long a fencing counter outlives the last lease. After
 	// that, tokens grow by the server's clock alone.
 	fenceLife = 30 * 24 * time.Hour
@@ -65,16 +67,6 @@ const (
 
 // noKey is PTTL's answer for a key that is not there.
 const noKey = -2
-
-// A courier says how the scripts of a queue publish: the end of their arguments.
-type courier struct {
-	how    string // the command
-	prefix string // of channels; "" stands for the lease's key and ":p:"
-}
-
-func (c courier) args(before ...any) []any {
-	return append(before, c.how, c.prefix, claimTTL.Milliseconds())
-}
 
 // An answer is what obtain.lua tells.
 type answer struct {
@@ -101,42 +93,23 @@ func (a *answer) read(reply *redis.Cmd) error {
 	return nil
 }
 
-// obtaining returns what redislock obtains a request's lease through.
+// obtaining returns what redislock obtains a request's lease through. It reads
+// the answer, or why that is none.
 func (s *node) obtaining(r *request, metadata string, a *answer, odd *error) *fused {
-	mode := ""
+	held := func(reply *redis.Cmd) bool {
+		*odd = a.read(reply)
+		return a.token >= 0
+	}
+	ttl := r.ttl.Milliseconds()
 	switch {
+	case r.entry == "":
+		return s.fuse(&obtainScript, false, held, r.keys.all, r.token+metadata, tokenLen, ttl)
 	case r.called:
-		mode = "called"
+		return s.fuse(&obtainScript, false, held, r.keys.all, r.token+metadata, tokenLen, ttl, r.entry, "called")
 	case r.drop:
-		mode = "drop"
+		return s.fuse(&obtainScript, false, held, r.keys.all, r.token+metadata, tokenLen, ttl, r.entry, "drop")
 	}
-	return &fused{
-		fusion: &obtainScript,
-		send:   func(ctx context.Context, words ...any) *redis.Cmd { return s.batch.Do(ctx, r.keys.leases[0], words)[0] },
-		keys:   r.keys.all(),
-		args: s.courier.args(r.token+metadata, len(r.token), r.ttl.Milliseconds(),
-			fenceLife.Milliseconds(), r.entry, queueLife.Milliseconds(), mode),
-		held: func(reply *redis.Cmd) bool {
-			*odd = a.read(reply)
-			return a.token >= 0
-		},
-	}
-}
-
-// releasing returns what redislock releases a lease through.
-func (s *node) releasing(value string, k keys) *fused {
-	return &fused{
-		fusion: &releaseScript,
-		send: func(ctx context.Context, words ...any) *redis.Cmd {
-			if s.client.running.Err() == nil {
-				return s.batch.DoBypass(ctx, k.leases[0], words)[0]
-			}
-			return s.conn.Do(ctx, words...) // after Close: better late than never
-		},
-		keys: k.handed(),
-		args: s.courier.args(value),
-		held: func(*redis.Cmd) bool { return true }, // else the reply is redis.Nil
-	}
+	return s.fuse(&obtainScript, false, held, r.keys.all, r.token+metadata, tokenLen, ttl, r.entry)
 }
 
 // leftOf reads PTTL's answer: 0 without a key, negative if it does not expire.
@@ -145,18 +118,6 @@ func leftOf(pttl int64) time.Duration {
 		return 0
 	}
 	return time.Duration(pttl) * time.Millisecond
-}
-
-func evalSha(sha string, keys []string, args []any) []any { return words("evalsha", sha, keys, args) }
-func eval(text string, keys []string, args []any) []any   { return words("eval", text, keys, args) }
-
-func words(command, script string, keys []string, args []any) []any {
-	all := make([]any, 0, 3+len(keys)+len(args))
-	all = append(all, command, script, len(keys))
-	for _, key := range keys {
-		all = append(all, key)
-	}
-	return append(all, args...)
 }
 
 func noScript(err error) bool { return redis.HasErrorPrefix(err, "NOSCRIPT") }

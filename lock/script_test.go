@@ -2,6 +2,7 @@ package lock
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"strconv"
 	"testing"
@@ -16,20 +17,30 @@ import (
 
 func fence(t *testing.T, rdb redis.UniversalClient, mode string) ([]int64, error) {
 	t.Helper()
-	return rdb.Eval(t.Context(), obtainText(), []string{"{k}", "{k}:f", "{k}:q"}, toOne.args("mine", 4, 60000, fenceLife.Milliseconds(), "", queueLife.Milliseconds(), mode)...).Int64Slice()
+	args := []any{"mine", 4, 60000}
+	if mode != "" {
+		args = append(args, tokenOf(1)+"pgone", mode)
+	}
+	return rdb.Eval(t.Context(), obtainText(), []string{"{k}", "{k}:q", "{k}:f"}, args...).Int64Slice()
 }
 
 // obtainText is the script that a lease is obtained with.
 func obtainText() string {
-	_, _ = redislock.New(&fused{
-		fusion: &obtainScript,
-		send:   func(context.Context, ...any) *redis.Cmd { return redis.NewCmdResult(nil, redis.Nil) },
-	}).Obtain(context.Background(), "k", time.Second, nil)
+	_, _ = redislock.Obtain(context.Background(), capture{}, "k", time.Second, nil)
 	return obtainScript.whole.Load().text
 }
 
-// toOne publishes as on one server.
-var toOne = courier{how: "publish", prefix: "p:"}
+// capture gets to know redislock's script.
+type capture struct{ redis.Scripter }
+
+func (capture) EvalSha(context.Context, string, []string, ...any) *redis.Cmd {
+	return redis.NewCmdResult(nil, redis.ErrNoScript)
+}
+
+func (capture) Eval(_ context.Context, script string, _ []string, _ ...any) *redis.Cmd {
+	obtainScript.with(script)
+	return redis.NewCmdResult(nil, redis.Nil)
+}
 
 // eachMode runs test on both servers, and in each of the script's ways.
 func eachMode(t *testing.T, test func(t *testing.T, rdb redis.UniversalClient, mode string)) {
@@ -136,7 +147,7 @@ func TestPassScriptDeletesWhatIsMineAlone(t *testing.T) {
 	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
 		ctx := t.Context()
 		discard := func() int64 {
-			n, err := passScript.Run(ctx, rdb, []string{"{k}", "{k}:q"}, toOne.args("token-1", "")...).Int64()
+			n, err := passScript.Run(ctx, rdb, []string{"{k}", "{k}:q"}, "token-1", "").Int64()
 			require.NoError(t, err)
 			return n
 		}
@@ -153,7 +164,7 @@ func TestPassScriptDeletesWhatIsMineAlone(t *testing.T) {
 		}
 		require.NoError(t, rdb.Del(ctx, "{k}").Err())
 		require.NoError(t, rdb.LPush(ctx, "{k}", "x").Err())
-		err := passScript.Run(ctx, rdb, []string{"{k}", "{k}:q"}, toOne.args("token-1", "")...).Err()
+		err := passScript.Run(ctx, rdb, []string{"{k}", "{k}:q"}, "token-1", "").Err()
 		require.True(t, redis.HasErrorPrefix(err, "WRONGTYPE"), "%v", err)
 	})
 }
@@ -183,4 +194,13 @@ func TestAnAttemptSurvivesAServerThatForgotItsScripts(t *testing.T) {
 			require.NoError(t, l.Release(ctx))
 		}
 	})
+}
+
+func TestScriptsHaveTheSameFigures(t *testing.T) {
+	require.Contains(t, queueLua, fmt.Sprintf("local claim = %d ", claimTTL.Milliseconds()))
+	require.Contains(t, queueLua, fmt.Sprintf("local life = %d ", queueLife.Milliseconds()))
+	require.Contains(t, obtainLua, fmt.Sprintf("local fenceLife = %d ", fenceLife.Milliseconds()))
+	require.Contains(t, queueLua, fmt.Sprintf("string.sub(entry, 1, %d)", tokenLen))
+	require.Contains(t, queueLua, fmt.Sprintf("string.sub(entry, %d)", tokenLen+1))
+	require.Contains(t, waitLua, fmt.Sprintf("redis.call('GETRANGE', KEYS[1], 0, %d)", tokenLen-1))
 }

@@ -73,7 +73,7 @@ func (s *sweeper) addEntry(r *request, got bool) {
 
 // addClaim gives up what was set aside for a token that nobody waits for.
 func (s *sweeper) addClaim(lease, token string) {
-	k := keys{leases: []string{lease}, queues: []string{queueOf(lease)}}
+	k := keys{leases: []string{lease}, all: []string{lease, queueOf(lease)}}
 	s.put(&leftover{keys: k, token: token, tries: settled}, claimTTL)
 }
 
@@ -128,7 +128,7 @@ func (s *sweeper) sweep(batch []*leftover) {
 	defer cancel()
 	pipe := s.node.conn.Pipeline()
 	for _, o := range batch {
-		passScript.Eval(ctx, pipe, o.keys.handed(), s.node.courier.args(o.token, o.entry)...)
+		passScript.Eval(ctx, pipe, o.keys.handed(), o.token, o.entry)
 	}
 	cmds := conn.Exec(ctx, pipe)
 	now := time.Now()

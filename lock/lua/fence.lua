@@ -1,9 +1,9 @@
 -- fence.lua is the rest of obtain.lua.
 if not mine then
   local refused = 0
-  if ARGV[5] ~= '' then
-    join(KEYS[2 * n + 1], ARGV[5], ARGV[6])
-    refused = wake(KEYS[1], KEYS[2 * n + 1])
+  if ARGV[4] then
+    join(KEYS[n + 1], ARGV[4])
+    refused = wake(KEYS[1], KEYS[n + 1])
   end
   local left = -2
   for i = 1, n do
@@ -14,18 +14,18 @@ if not mine then
   end
   return {-1, left, refused}
 end
-if ARGV[7] == 'drop' then
-  redis.call('LREM', KEYS[2 * n + 1], 0, ARGV[5])
+if ARGV[5] == 'drop' then
+  redis.call('LREM', KEYS[n + 1], 0, ARGV[4])
 end
 local now = clock()
 local token = now
-for i = n + 1, 2 * n do
+for i = 2 * n + 1, 3 * n do
   local last = tonumber(redis.call('GET', KEYS[i]) or '0')
   if last and last >= 0 and last < 9007199254740991 then -- else not written here; beyond 2^53 - 1, last + 1 would be last
     token = math.max(token, last + 1)
   end
 end
-for i = n + 1, 2 * n do
-  redis.call('SET', KEYS[i], string.format('%.0f', token), 'PX', ARGV[4])
+for i = 2 * n + 1, 3 * n do
+  redis.call('SET', KEYS[i], string.format('%.0f', token), 'PX', fenceLife)
 end
-return {token, ARGV[7] == 'called' and now or 0, 0}
+return {token, ARGV[5] == 'called' and now or 0, 0}

@@ -10,14 +10,12 @@
 -- in microseconds, so that it still grows after the counter was lost, or has come
 -- back as it once was.
 --
--- KEYS: n leases, then their counters, then their queues
+-- KEYS: n leases, then their queues, then their counters
 -- ARGV[1] to ARGV[3] redislock's
--- ARGV[4] how long the counters live, milliseconds
--- ARGV[5] my entry for the queue of the first, '' for none
--- ARGV[6] how long the queue lives, milliseconds
--- ARGV[7] '' at the first attempt; 'called' if I was called from the queue;
---         'drop' if my entry may be in the queue although I obtain the lease
--- and the three of queue.lua
+-- ARGV[4] my entry for the queue of the first; without it I take no place
+-- ARGV[5] 'called' if I was called from the queue; 'drop' if my entry may be in
+--         the queue although I obtain the lease
+local fenceLife = 2592000000 -- how long the counters live, milliseconds: 30 days
 local n = #KEYS / 3
 local leases = KEYS
 if n == 1 then
@@ -27,13 +25,13 @@ else
 end
 local mine = base(leases, ARGV)
 
-if mine and n == 1 and ARGV[7] == '' then -- the most frequent, without what follows
+if mine and n == 1 and not ARGV[5] then -- the most frequent, without what follows
   local time = redis.call('TIME')
   local now = time[1] * 1000000 + time[2]
-  local last = tonumber(redis.call('SET', KEYS[2], string.format('%.0f', now), 'GET', 'PX', ARGV[4]) or '0')
+  local last = tonumber(redis.call('SET', KEYS[3], string.format('%.0f', now), 'GET', 'PX', fenceLife) or '0')
   if last and last >= now and last < 9007199254740991 then
     now = last + 1
-    redis.call('SET', KEYS[2], string.format('%.0f', now), 'PX', ARGV[4])
+    redis.call('SET', KEYS[3], string.format('%.0f', now), 'PX', fenceLife)
   end
   return {now, 0, 0}
 end

@@ -5,7 +5,6 @@
 -- KEYS: n leases, then their queues
 -- ARGV[1] the token; all tokens are of one length, so a prefix tells whose a lease is
 -- ARGV[2] the entry in the queue of the first, '' if there is none
--- and the three of queue.lua
 local n = #KEYS / 2
 if ARGV[2] ~= '' then
   redis.call('LREM', KEYS[n + 1], 0, ARGV[2])

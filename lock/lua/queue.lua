@@ -3,10 +3,10 @@
 -- waits, and behind it the process that it waits in, which is the end of the
 -- name of the channel that the process listens to.
 --
--- The last three arguments are: how to publish ('publish', or 'spublish' on
--- Cluster); how the names of channels begin, where '' stands for the lease's
--- key and ':p:'; how long a lock is set aside for a waiter, milliseconds.
-local how, prefix, claim = ARGV[#ARGV - 2], ARGV[#ARGV - 1], ARGV[#ARGV]
+-- It begins with a letter that says how: 'p', all locks have one channel,
+-- <namespace>:lock:p:<process>; 's', on Cluster, each lock has its own, by SPUBLISH.
+local claim = 2000 -- how long a lock is set aside for a waiter, milliseconds
+local life = 60000 -- how long the queue outlives the last sign of its waiters
 
 -- clock returns the server's time in microseconds.
 local function clock()
@@ -17,8 +17,12 @@ end
 -- tell sends a message to who waits under entry, and returns how many
 -- connections took it: 0, the process is gone; nil, it was refused, by the ACL.
 local function tell(lease, entry, text)
-  local channel = (prefix == '' and lease .. ':p:' or prefix) .. string.sub(entry, 24)
-  local n = redis.pcall(how, channel, text)
+  local process, n = string.sub(entry, 24), nil
+  if string.sub(process, 1, 1) == 's' then
+    n = redis.pcall('SPUBLISH', lease .. ':p:' .. process, text)
+  else
+    n = redis.pcall('PUBLISH', string.sub(lease, 1, string.find(lease, '{', 1, true) - 1) .. 'p:' .. process, text)
+  end
   if type(n) == 'number' then
     return n
   end
@@ -63,8 +67,8 @@ local function wake(lease, queue)
 end
 
 -- join puts an entry at the end of the queue unless it is there, and returns
--- whether it was missing. The queue lives for life more milliseconds.
-local function join(queue, entry, life)
+-- whether it was missing.
+local function join(queue, entry)
   local missing = 0
   if not redis.call('LPOS', queue, entry) then
     redis.call('RPUSH', queue, entry)

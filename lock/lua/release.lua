@@ -3,7 +3,6 @@
 --
 -- KEYS: n leases, then their queues
 -- ARGV[1] redislock's
--- and the three of queue.lua
 local n = #KEYS / 2
 local reply = base({unpack(KEYS, 1, n)}, ARGV)
 if redis.call('EXISTS', unpack(KEYS, n + 1)) == 0 then

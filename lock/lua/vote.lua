@@ -18,11 +18,11 @@ for i = 1, n do
   leases[i] = KEYS[i]
 end
 if not base(leases, {ARGV[1], ARGV[2], ARGV[3]}) then
-  local left, other = -2, ''
+  local left, other, size = -2, '', tonumber(ARGV[2])
   for i = 1, n do
     local pttl = redis.call('PTTL', KEYS[i])
-    local token = redis.call('GETRANGE', KEYS[i], 0, ARGV[2] - 1)
-    if token ~= '' and token ~= string.sub(ARGV[1], 1, ARGV[2]) and left ~= -1 and (pttl == -1 or pttl > left) then
+    local token = redis.call('GETRANGE', KEYS[i], 0, size - 1)
+    if token ~= '' and token ~= string.sub(ARGV[1], 1, size) and left ~= -1 and (pttl == -1 or pttl > left) then
       left, other = pttl, token
     end
   end

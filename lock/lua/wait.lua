@@ -3,14 +3,12 @@
 -- places were missing, PTTL of the lease, 1 if it may not publish}.
 --
 -- KEYS[1] lease        KEYS[2] queue
--- ARGV[1] how long the queue lives, milliseconds
--- ARGV[2] and following: entries, in their order
--- and the three of queue.lua
+-- ARGV entries, in their order
 local has = redis.call('GETRANGE', KEYS[1], 0, 22)
 local missing = 0
-for i = 2, #ARGV - 3 do
+for i = 1, #ARGV do
   if string.sub(ARGV[i], 1, 23) ~= has then
-    missing = missing + join(KEYS[2], ARGV[i], ARGV[1])
+    missing = missing + join(KEYS[2], ARGV[i])
   end
 end
 local refused = wake(KEYS[1], KEYS[2])

@@ -1,7 +1,6 @@
 -- wake.lua hands over what is free and waited for. It follows every release.
 --
 -- KEYS: n leases, then their queues
--- ARGV the three of queue.lua
 local n = #KEYS / 2
 for i = 1, n do
   wake(KEYS[i], KEYS[n + i])
