@@ -57,6 +57,18 @@ type ChannelsConfig struct {
 func (c ChannelsConfig) withDefaults() ChannelsConfig {
 	c.Ping = cmp.Or(c.Ping, time.Second)
 	c.CloseTimeout = cmp.Or(c.CloseTimeout, 5*time.Second)
+	if c.Message == nil {
+		c.Message = func(string, string) {}
+	}
+	if c.Subscribed == nil {
+		c.Subscribed = func(string) {}
+	}
+	if c.Lost == nil {
+		c.Lost = func([]string, error) {}
+	}
+	if c.Refused == nil {
+		c.Refused = func(string, error) {}
+	}
 	return c
 }
 
@@ -79,7 +91,9 @@ func (c ChannelsConfig) validate() error {
 // connection to each primary that has some. There a channel follows its slot:
 // when it migrates, or another node becomes its primary, the channel is
 // subscribed to anew, and Lost and Subscribed are called. A script publishes
-// into a channel that has the hash tag of its keys.
+// into a channel that has the hash tag of its keys. While their slot migrates, the
+// node that it leaves has the channel, but a script may run on the other one
+// already: what it publishes then reaches nobody.
 // https://redis.io/docs/latest/develop/pubsub/#sharded-pubsub
 //
 // What package pubsub promises holds for each channel. A connection, and its two
@@ -114,17 +128,10 @@ type place struct {
 	shard   *shard // which has it in its subscription; nil: none yet
 	live    bool
 	refused bool
-	lost    bool      // Lost was called for it, and Subscribed not since
+	lost    bool      // the owner knows that no messages come
 	since   time.Time // when it became live
 	bounces int       // how often of late the node did not serve it
 	retry   time.Time // when it is placed again
-}
-
-// A shard is the part of the channels that one server has.
-type shard struct {
-	of     *Channels
-	sub    *Subscription
-	closed bool // the node's client was
 }
 
 // Open returns Channels of cn, which has none at first. It connects once there
@@ -147,29 +154,6 @@ func Open(cn *conn.Client, cfg ChannelsConfig) (*Channels, error) {
 	c.only = c.shardOf(cn)
 	c.detach = cn.OnEpoch(func(uint64) { c.only.sub.Renew() })
 	return c, nil
-}
-
-// shardOf returns the shard of a node. The caller holds mu.
-func (c *Channels) shardOf(node redis.UniversalClient) *shard {
-	s := c.shards[node]
-	if s == nil {
-		s = &shard{of: c}
-		cfg := Config{
-			Open:         func(ctx context.Context) *redis.PubSub { return node.Subscribe(ctx) },
-			Message:      s.message,
-			Subscribed:   s.subscribed,
-			Refused:      s.refused,
-			Gap:          s.gap,
-			Ping:         c.cfg.Ping,
-			CloseTimeout: c.cfg.CloseTimeout,
-		}
-		if c.router != nil {
-			cfg.displaced = s.displaced
-		}
-		s.sub = newSubscription(cfg)
-		c.shards[node] = s
-	}
-	return s
 }
 
 // Add subscribes to channels; those that are there already stay as they are. It
@@ -246,94 +230,4 @@ func (c *Channels) Stats() Stats {
 	}
 	sum.Channels = len(c.places)
 	return sum
-}
-
-// message passes a message on, unless the channel has gone elsewhere.
-func (s *shard) message(channel, payload string) {
-	c := s.of
-	c.telling.Lock()
-	defer c.telling.Unlock()
-	c.mu.Lock()
-	p := c.places[channel]
-	here := p != nil && p.shard == s
-	c.mu.Unlock()
-	if here && c.cfg.Message != nil {
-		c.cfg.Message(channel, payload)
-	}
-}
-
-func (s *shard) subscribed(channel string) {
-	c := s.of
-	c.telling.Lock()
-	defer c.telling.Unlock()
-	c.mu.Lock()
-	p := c.places[channel]
-	here := p != nil && p.shard == s
-	if here {
-		p.live, p.lost, p.refused, p.since = true, false, false, time.Now()
-		s.closed = false
-	}
-	c.mu.Unlock()
-	if here && c.cfg.Subscribed != nil {
-		c.cfg.Subscribed(channel)
-	}
-}
-
-func (s *shard) refused(channel string, err error) {
-	c := s.of
-	c.telling.Lock()
-	defer c.telling.Unlock()
-	c.mu.Lock()
-	p := c.places[channel]
-	here := p != nil && p.shard == s
-	if here {
-		p.refused = true
-	}
-	c.mu.Unlock()
-	if here && c.cfg.Refused != nil {
-		c.cfg.Refused(channel, err)
-	}
-}
-
-// gap is told that the connection is lost, or refuses all channels.
-func (s *shard) gap(err error) {
-	c := s.of
-	c.telling.Lock()
-	defer c.telling.Unlock()
-	c.mu.Lock()
-	refused := errors.Is(err, errRefused)
-	s.closed = errors.Is(err, redis.ErrClosed)
-	var lost []string
-	for channel, p := range c.places {
-		if p.shard != s {
-			continue
-		}
-		if p.live = false; refused {
-			p.refused = true
-		}
-		if !p.lost || s.closed {
-			p.lost = true
-			lost = append(lost, channel)
-		}
-	}
-	if c.router != nil {
-		c.router.trouble()
-	}
-	c.mu.Unlock()
-	if !refused {
-		c.tellLost(lost, err)
-		return
-	}
-	for _, channel := range lost {
-		if c.cfg.Refused != nil {
-			c.cfg.Refused(channel, err)
-		}
-	}
-}
-
-// tellLost tells the owner. The caller holds telling.
-func (c *Channels) tellLost(channels []string, err error) {
-	if len(channels) > 0 && c.cfg.Lost != nil {
-		c.cfg.Lost(channels, err)
-	}
 }

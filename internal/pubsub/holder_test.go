@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,8 +27,9 @@ type holder struct {
 	*pubsub.Channels
 	tb testing.TB
 
+	telling atomic.Bool
+
 	mu      sync.Mutex
-	telling bool
 	live    map[string]bool
 	away    map[string]bool // Lost, and not Subscribed since
 	got     map[string][]string
@@ -74,14 +77,14 @@ func hold(tb testing.TB, c *conn.Client) *holder {
 
 // told requires that nothing else is told meanwhile.
 func (h *holder) told() (done func()) {
-	h.mu.Lock()
-	if h.telling {
+	if !h.telling.CompareAndSwap(false, true) {
 		h.tb.Error("two functions at once")
 	}
-	h.telling = true
+	runtime.Gosched()
+	h.mu.Lock()
 	return func() {
-		h.telling = false
 		h.mu.Unlock()
+		h.telling.Store(false)
 	}
 }
 

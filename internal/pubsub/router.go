@@ -76,36 +76,22 @@ func (r *router) trouble() {
 	r.signal()
 }
 
-// displaced is told that a node does not serve a channel, or no longer.
-func (s *shard) displaced(channel string, err error) {
-	c := s.of
-	c.telling.Lock()
-	defer c.telling.Unlock()
-	c.mu.Lock()
-	p := c.places[channel]
-	if p == nil || p.shard != s {
-		c.mu.Unlock()
-		return
-	}
-	s.sub.Remove(channel)
+// bounced is told that a channel is not served where it was placed: the topology
+// is out of date. The caller holds mu.
+func (r *router) bounced(channel string, p *place) {
+	p.shard.sub.Remove(channel)
 	if !p.since.IsZero() && time.Since(p.since) >= settled {
 		p.bounces = 0
 	}
 	p.retry = time.Now().Add(backoff(p.bounces))
 	p.bounces++
 	if p.live {
-		c.past.Moves++
+		r.c.past.Moves++
 	}
-	p.shard, p.live, p.refused, p.since = nil, false, false, time.Time{}
-	lost := !p.lost
-	p.lost = true
-	c.router.homeless[channel] = struct{}{}
-	c.router.stale = true
-	c.router.signal()
-	c.mu.Unlock()
-	if lost {
-		c.tellLost([]string{channel}, err)
-	}
+	p.shard, p.live, p.lost, p.refused, p.since = nil, false, true, false, time.Time{}
+	r.homeless[channel] = struct{}{}
+	r.stale = true
+	r.signal()
 }
 
 // run places channels until there are none.
@@ -140,6 +126,7 @@ func (r *router) tend(now time.Time) (channels []string, next time.Time, ok bool
 	defer c.mu.Unlock()
 	if len(c.places) == 0 {
 		r.running = false
+		clear(r.homeless)
 		return nil, next, false
 	}
 	if !now.Before(r.check) {
@@ -264,7 +251,9 @@ func (r *router) place(channels []string) bool {
 	}
 	c.past.Moves += uint64(len(moved))
 	c.mu.Unlock()
-	c.tellLost(moved, errElsewhere)
+	if len(moved) > 0 {
+		c.cfg.Lost(moved, errElsewhere)
+	}
 	return true
 }
 
@@ -288,6 +277,8 @@ func (r *router) unplaced(channels []string, err error) bool {
 		}
 	}
 	c.mu.Unlock()
-	c.tellLost(lost, err)
+	if len(lost) > 0 {
+		c.cfg.Lost(lost, err)
+	}
 	return !closed
 }

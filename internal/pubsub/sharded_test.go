@@ -332,7 +332,7 @@ func TestASlotThatGoesWhileItsChannelIsRemovedDisturbsNoOther(t *testing.T) {
 		require.Contains(t, c.on(2), gone)
 		c.Remove(append(channels, more...)...)
 		synctest.Wait()
-		require.Empty(t, append(c.on(0), append(c.on(1), c.on(2)...)...))
+		require.Empty(t, slices.Concat(c.on(0), c.on(1), c.on(2)))
 	})
 }
 
@@ -377,7 +377,24 @@ func TestConnectionsEndAfterTheirLastChannel(t *testing.T) {
 			require.Zero(t, c.Stats().Connections)
 		}
 		require.Empty(t, c.lostChannels())
-		require.EqualValues(t, 9, c.Stats().Connects, "what is gone is counted still")
+		require.EqualValues(t, 9, c.Stats().Connects)
+		require.False(t, pubsub.Routing(c.Channels))
+	})
+}
+
+func TestNodesThatAreNotUsedAreForgotten(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		channels := tagged(30)
+		c.add(channels...)
+		c.delivered(channels...)
+		require.Equal(t, 3, pubsub.Shards(c.Channels))
+		c.takeOver(1, 0)
+		c.join()
+		time.Sleep(10 * time.Second)
+		require.Equal(t, 2, pubsub.Shards(c.Channels))
+		c.delivered(channels...)
+		require.EqualValues(t, 60, c.Stats().Messages, "what they did is not")
+		require.EqualValues(t, 3, c.Stats().Connects)
 	})
 }
 

@@ -6,7 +6,8 @@
 // what was lost meanwhile is told to nobody. A [Subscription] uses one
 // redis.PubSub for each connection. It requires an answer to every command and,
 // after a silence, to a PING; without one it gives the connection up and makes
-// another.
+// another. [Channels] are made of subscriptions, one for each server that has
+// some of the channels, and follow failovers and a Cluster's slots by themselves.
 //
 // # What is promised
 //
@@ -17,7 +18,8 @@
 //
 // A server that is gone or hangs is noticed within twice Config.Ping. A server
 // that answers PING and has lost its place is not: one that is cut off from the
-// rest of its cluster, or an old primary. For that there is [Subscription.Renew].
+// rest of its cluster, or an old primary. For that there is [Subscription.Renew],
+// which Channels call; on Cluster they compare with the topology every 2s.
 package pubsub
 
 import (
