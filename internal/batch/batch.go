@@ -174,10 +174,12 @@ func (b *Batcher) send(ctx context.Context, k kind, cmds []*redis.Cmd) {
 		_ = b.cn.Process(ctx, cmds[0])
 		return
 	}
-	pipe := b.cn.Pipeline()
-	for _, cmd := range cmds {
-		_ = pipe.Process(ctx, cmd)
+	all := make([]redis.Cmder, len(cmds))
+	for i, cmd := range cmds {
+		all[i] = cmd
 	}
+	pipe := b.cn.Pipeline()
+	_ = pipe.BatchProcess(ctx, all...)
 	conn.Exec(ctx, pipe)
 }
 

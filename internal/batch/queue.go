@@ -19,7 +19,7 @@ const (
 // become free, which gives the number.
 const (
 	minLanes = 2
-	maxLanes = 16
+	maxLanes = 8
 	laneTime = 50 * time.Microsecond
 )
 

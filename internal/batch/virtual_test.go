@@ -215,6 +215,7 @@ func TestACallerWhoLeavesAPipelineDisturbsNobody(t *testing.T) {
 		time.Sleep(time.Second)
 		srv.Hang(false)
 		callers.Wait()
+		synctest.Wait()
 		n, err := srv.Get("n")
 		require.NoError(t, err)
 		require.Equal(t, "1", n)
