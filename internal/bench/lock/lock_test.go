@@ -124,7 +124,7 @@ func TestARaceTellsOfItsWindowAlone(t *testing.T) {
 			{{at: 17, handOver: 3 * us, wait: 6 * us}, {at: 50, handOver: time.Hour, wait: time.Hour}},
 		},
 		from:  gauge{at: 10, reads: 100, served: 4},
-		until: gauge{at: 20, reads: 116, served: 7},
+		until: gauge{at: 20, reads: 115, served: 7},
 	}
 	r.asleep.Store(3)
 	report := values(t, r.record, harness.P50, harness.P99, waitP99, readsPerLock, mostToLeast, asleep)
@@ -297,4 +297,19 @@ func TestNoChildOutlivesATrial(t *testing.T) {
 	require.NoError(t, p.stop())
 	p.kill()
 	require.ErrorIs(t, p.cmd.Process.Signal(os.Interrupt), os.ErrProcessDone)
+}
+
+func TestUpkeepIsNotCountedAsReadsOfLocks(t *testing.T) {
+	server := redistest.Shared(t)
+	rdb := server.Client(t)
+	r := &race{monitor: rdb}
+	before, err := r.gauge(t.Context())
+	require.NoError(t, err)
+	for range 5 {
+		require.NoError(t, rdb.Ping(t.Context()).Err())
+	}
+	require.NoError(t, rdb.Set(t.Context(), "key", 1, 0).Err())
+	after, err := r.gauge(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, int64(1), after.reads-before.reads)
 }
