@@ -128,10 +128,8 @@ type place struct {
 	shard   *shard // which has it in its subscription; nil: none yet
 	live    bool
 	refused bool
-	lost    bool      // the owner knows that no messages come
-	since   time.Time // when it became live
-	bounces int       // how often of late the node did not serve it
-	retry   time.Time // when it is placed again
+	lost    bool // the owner knows that no messages come
+	bounced bool // its node did not serve it
 }
 
 // Open returns Channels of cn, which has none at first. It connects once there

@@ -80,15 +80,10 @@ func (r *router) trouble() {
 // is out of date. The caller holds mu.
 func (r *router) bounced(channel string, p *place) {
 	p.shard.sub.Remove(channel)
-	if !p.since.IsZero() && time.Since(p.since) >= settled {
-		p.bounces = 0
-	}
-	p.retry = time.Now().Add(backoff(p.bounces))
-	p.bounces++
 	if p.live {
 		r.c.past.Moves++
 	}
-	p.shard, p.live, p.lost, p.refused, p.since = nil, false, true, false, time.Time{}
+	*p = place{bounced: true, lost: true}
 	r.homeless[channel] = struct{}{}
 	r.stale = true
 	r.signal()
@@ -147,9 +142,7 @@ func (r *router) tend(now time.Time) (channels []string, next time.Time, ok bool
 		switch p := c.places[channel]; {
 		case p == nil || p.shard != nil:
 			delete(r.homeless, channel)
-		case p.bounces > 0 && (r.stale || r.reloading): // reload wakes us
-		case now.Before(p.retry):
-			next = earlier(next, p.retry)
+		case p.bounced && (r.stale || r.reloading): // it would bounce again
 		default:
 			channels = append(channels, channel)
 		}
@@ -246,7 +239,7 @@ func (r *router) place(channels []string) bool {
 			p.lost = true
 			moved = append(moved, channel)
 		}
-		p.shard, p.live, p.refused = s, false, false
+		p.shard, p.live, p.refused, p.bounced = s, false, false, false
 		s.sub.Add(channel)
 	}
 	c.past.Moves += uint64(len(moved))

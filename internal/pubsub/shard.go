@@ -3,7 +3,6 @@ package pubsub
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -52,7 +51,7 @@ func (s *shard) subscribed(channel string) {
 	s.of.telling.Lock()
 	defer s.of.telling.Unlock()
 	if s.note(channel, func(p *place) {
-		p.live, p.lost, p.refused, p.since = true, false, false, time.Now()
+		p.live, p.lost, p.refused = true, false, false
 		s.closed = false
 	}) {
 		s.of.cfg.Subscribed(channel)

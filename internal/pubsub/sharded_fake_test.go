@@ -290,13 +290,17 @@ func (c *cluster) unsubscribe() {
 // sent publishes in the node that has the channel, and returns to how many
 // subscribers.
 func (c *cluster) sent(channel, payload string) (receivers int) {
+	if owner := c.owner(channel); owner >= 0 {
+		return c.sentBy(owner, channel, payload)
+	}
+	return 0
+}
+
+// sentBy publishes in a node.
+func (c *cluster) sentBy(node int, channel, payload string) (receivers int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	owner := c.slots[slotOf(channel)]
-	if owner < 0 {
-		return 0
-	}
-	for p, channels := range c.nodes[owner].subs {
+	for p, channels := range c.nodes[node].subs {
 		if !channels[channel] {
 			continue
 		}
@@ -310,6 +314,13 @@ func (c *cluster) sent(channel, payload string) (receivers int) {
 		})
 	}
 	return receivers
+}
+
+// owner returns the node that has the channel; -1: none.
+func (c *cluster) owner(channel string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return int(c.slots[slotOf(channel)])
 }
 
 // publish is sent, and waits until what comes of it is done.

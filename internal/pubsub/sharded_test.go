@@ -45,12 +45,6 @@ func TestChannelsAreSubscribedWhereTheirSlotIs(t *testing.T) {
 // other returns another node with slots.
 func other(node int) int { return (node + 1) % 3 }
 
-func (c *cluster) owner(channel string) int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return int(c.slots[slotOf(channel)])
-}
-
 func TestAChannelFollowsItsSlotAndTheOthersStay(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		channels := tagged(30)
@@ -221,6 +215,46 @@ func TestANodeThatIsCutOffFromItsClusterIsLeft(t *testing.T) {
 	})
 }
 
+// It may go on for a moment, as long as it has not unsubscribed from the channel.
+func TestWhatANodeSendsAfterItWasLeftIsDropped(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		channels := tagged(30)
+		c.add(channels...)
+		c.answers(1, func(_ *server.Peer, cmd string, _ ...string) bool { return cmd == "SUNSUBSCRIBE" })
+		own := c.of(1, channels)
+		c.takeOver(1, 2)
+		for len(c.lostChannels()) == 0 {
+			time.Sleep(100 * time.Millisecond)
+		}
+		synctest.Wait()
+		require.Len(t, c.liveChannels(), 30)
+		if !c.cn.Own() { // else its connections are closed
+			require.Equal(t, own, c.on(1))
+		}
+		c.sentBy(1, own[0], "from the old one")
+		synctest.Wait()
+		require.Empty(t, c.messages(own[0]))
+		c.delivered(own...)
+	})
+}
+
+// On two cores at the least.
+func TestFunctionsAreCalledOneAtATime(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		channels := tagged(60)
+		c.add(channels...)
+		for i := range 50 { // the holder requires it
+			for _, channel := range channels {
+				c.sent(channel, fmt.Sprint(i))
+			}
+			c.Remove(channels[i])
+			c.Add(channels[i])
+		}
+		synctest.Wait()
+		require.Len(t, c.messages(channels[59]), 50)
+	})
+}
+
 func TestASlotThatNobodyServesDisturbsNoOther(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		channels := tagged(30)
@@ -287,9 +321,10 @@ func TestANodeThatRefusesAllIsLeftAlone(t *testing.T) {
 				require.ElementsMatch(t, own, c.refusedChannels())
 				require.Empty(t, c.lostChannels())
 				require.Len(t, c.liveChannels(), n-len(own))
-				before := c.counted(c.owner(channels[0]), "SSUBSCRIBE")
+				before, topologies := c.counted(c.owner(channels[0]), "SSUBSCRIBE"), c.counted(-1, "CLUSTER")
 				time.Sleep(20 * time.Second)
 				require.Equal(t, before, c.counted(c.owner(channels[0]), "SSUBSCRIBE"), "nothing is tried meanwhile")
+				require.LessOrEqual(t, c.counted(-1, "CLUSTER")-topologies, 10, "that is no reason to ask for the topology")
 				c.answers(c.owner(channels[0]), nil)
 				time.Sleep(30 * time.Second)
 				require.Len(t, c.liveChannels(), n)
