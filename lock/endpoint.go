@@ -25,6 +25,11 @@ const (
 	// which may lead to another server.
 	watchDials = time.Second
 
+	// watchAgain is the pause before the second probe of what may be another server
+	// than before: Sentinels that have just promoted one are not seen there for up
+	// to a second.
+	watchAgain = 2 * time.Second
+
 	// calmFor is how long an endpoint that was refused must have been found well
 	// before it takes locks again. Sentinels that lose their connections to a
 	// primary, and then promote another, leave it as if nobody watched it.
@@ -308,6 +313,9 @@ func (w *watch) run() (next time.Time) {
 		r.err = err
 		w.round, w.ended = nil, append(w.ended, r)
 	}
+	if again := now.Add(watchAgain); w.taken && (r != nil || !due) && again.Before(w.due) {
+		w.due = again
+	}
 	return time.Time{} // note and failed have planned it
 }
 
@@ -445,6 +453,15 @@ func (w *watch) note(begun time.Time, dials uint64, d discovery) {
 	if begins && c.line != nil {
 		c.line.rouse()
 	}
+}
+
+// late is admit for a lease that was obtained: the endpoint may have been found to
+// take none while the server was waited for.
+func (w *watch) late() error {
+	if !w.barred.Load() {
+		return nil
+	}
+	return w.verdict()
 }
 
 // verdict says why the endpoint is not taken, or returns nil.

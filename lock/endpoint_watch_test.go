@@ -23,6 +23,8 @@ import (
 	"github.com/redisha/redisha/internal/testserver"
 )
 
+func watchOf(c *Client) *watch { return &c.store.(single).watch }
+
 func nodeStats(c *Client) NodeStats { return c.Stats().Nodes[0] }
 
 // probesOf counts the probes that a server sees. A connection begins with another
@@ -239,6 +241,42 @@ func TestAPrimaryThatSentinelsBeginToWatchHandsOutNoMoreLeases(t *testing.T) {
 		require.Equal(t, 1, strings.Count(book.String(), "level=ERROR"), book.String())
 		require.Equal(t, 1, strings.Count(book.String(), `level=ERROR msg="the locks' endpoint is refused: no new leases, and those that are held end" addr=127.0.0.1:6379 found=failover_managed`))
 		require.Equal(t, 1, strings.Count(book.String(), `level=INFO msg="the locks' endpoint is taken again"`))
+	})
+}
+
+// An attempt that was under way when the endpoint was found to be refused.
+func TestALeaseThatComesTooLateIsGivenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := testserver.New(t)
+		c := open(t, srv.Client(t), Config{})
+		require.NoError(t, c.Check(t.Context()))
+		srv.SetLatency(2 * time.Second)
+		attempt := make(chan error, 1)
+		go func() {
+			_, err := c.TryAcquire(t.Context(), "k")
+			attempt <- err
+		}()
+		time.Sleep(time.Millisecond)
+		w := watchOf(c)
+		w.note(time.Now(), 0, discovery{finding: foundManaged})
+		require.ErrorIs(t, <-attempt, ErrFailoverManaged)
+		srv.SetLatency(0)
+		time.Sleep(3 * time.Second)
+		require.Empty(t, leaseKeys(srv))
+	})
+}
+
+// Sentinels that have just promoted a server are not seen there for a moment.
+func TestANewServerIsAskedAgainSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := testserver.New(t)
+		c := open(t, srv.Client(t), Config{})
+		acquire(t, c, "k")
+		time.Sleep(time.Second + time.Millisecond) // the first connections are asked about, too
+		defer beWatched(t, srv)()
+		time.Sleep(watchAgain)
+		_, err := c.TryAcquire(t.Context(), "other")
+		require.ErrorIs(t, err, ErrFailoverManaged)
 	})
 }
 

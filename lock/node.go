@@ -62,6 +62,10 @@ func (s *node) obtain(ctx context.Context, r *request) (grant, error) {
 		s.sees(err)
 		return g, s.explain(err, r.keys)
 	}
+	if err := s.watch.late(); err != nil {
+		s.sweeper.add(r, settled)
+		return g, err
+	}
 	held.Client = s.locker
 	g.held = held
 	return g, nil
