@@ -63,7 +63,7 @@ func (b *bench) handOver(ctx context.Context) error {
 		{others, restTime, []harness.Target{best(harness.P50, 1./3, rueidislocks), best(harness.P99, 0.1, redislockers, redsyncers), worst(readsPerLock, 3)}},
 		{again, 0, []harness.Target{best(harness.P50, 1./3, rueidislocks), worst(asleep, 0), worst(mostToLeast, 1.1), worst(readsPerLock, 3)}},
 	} {
-		c := harness.Comparison{Work: w.work, Quantity: harness.P50, Slice: 1500 * time.Millisecond, Cold: true, Targets: w.targets}
+		c := harness.Comparison{Work: w.work, Quantity: harness.P50, Slice: b.slice(1500 * time.Millisecond), Cold: true, Targets: w.targets}
 		for _, s := range sides {
 			c.Contenders = append(c.Contenders, b.relay(s, w.rest))
 		}

@@ -32,7 +32,7 @@ func (b *bench) manyLeases(ctx context.Context) error {
 	if !b.Wants(leasesWork) {
 		return nil
 	}
-	b.Setting("Held leases: %d of TTL %s, acquired by %d goroutines, then held for two TTLs (a quick run: a tenth of them, for half a TTL). goroutines added: the most that was seen at any time while they were held, looked at each 2 ms, less those before the first was acquired. "+
+	b.Setting("Held leases: %d of TTL %s, acquired by %d goroutines, then held for two TTLs (a quick run: a tenth of them, for two fifths of a TTL: one renewal each). goroutines added: the most that was seen at any time while they were held, looked at each 2 ms, less those before the first was acquired. "+
 		"lost: whose context had ended. CPU/op: of a lease and a second. commands/s: as the server counts them, with those within scripts. redislock and redsync do not renew.", leaseCount, ttl, takers)
 	worst := func(q harness.Quantity, bound float64) harness.Target {
 		return harness.Target{Contender: ours, Quantity: q, Limit: harness.AtMost(bound, harness.Worst)}
@@ -48,7 +48,7 @@ func (b *bench) manyLeases(ctx context.Context) error {
 		c.Contenders = append(c.Contenders, harness.Contender{Name: s.name, Run: func(ctx context.Context, m *harness.B) error {
 			span, count := m.Slice(), leaseCount
 			if b.Quick {
-				span, count = ttl/2, leaseCount/10
+				span, count = ttl*2/5, leaseCount/10
 			}
 			return b.holdLeases(ctx, s, count, span, m)
 		}})

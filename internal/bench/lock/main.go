@@ -30,10 +30,12 @@ var topic = harness.Topic{
 	Name:  "lock",
 	About: "locks beside redislock, redsync and rueidislock",
 	Beside: []harness.Quantity{
-		harness.P50, harness.P99, waitP99, readsPerLock, mostToLeast, asleep, harness.ClientCPU, harness.ServerCPU, harness.Allocs, commands,
+		harness.P50, harness.P99, waitP99, readsPerLock, mostToLeast, asleep, harness.ClientCPU, harness.ServerCPU, harness.Allocs, commands, cycled, failed,
 	},
 	Peers: []string{"github.com/bsm/redislock", "github.com/go-redsync/redsync/v4", "github.com/redis/rueidis"},
 	Run:   run,
+
+	QuickLimit: 58 * time.Second,
 }
 
 func run(ctx context.Context, s *harness.Suite) error {
@@ -63,6 +65,14 @@ type bench struct {
 	nodes    []*redistest.Server // of the quorum
 	monitors []*redis.Client     // of the nodes
 	started  time.Time           // of the nodes
+}
+
+// slice is how long a turn takes, of which a quick run has one.
+func (b *bench) slice(full time.Duration) time.Duration {
+	if b.Quick {
+		return full / 3
+	}
+	return full
 }
 
 func (b *bench) startServer(ctx context.Context) (err error) {

@@ -32,6 +32,9 @@ const (
 	// claimTTL is how long a lock is reserved for a waiter that does not answer.
 	claimTTL = 2 * time.Second
 
+	// servedLimit is how long the next is waited for, whatever happens.
+	servedLimit = 5 * time.Second
+
 	// shortTTL is that of a lock whose holder dies.
 	shortTTL = time.Second
 )
@@ -44,8 +47,8 @@ func (b *bench) mishaps(ctx context.Context) error {
 		return nil
 	}
 	b.Setting("Mishaps: a process of its own waits for %d locks before anybody else does; it is killed (%d times a turn) or stopped (SIGSTOP) while another process holds them, who then releases one after the other. "+
-		"Next served: from the call of release to the return of the acquisition that waited behind it. A holder dies: a process is killed that holds %d locks (TTL %s); from the end of the key as PEXPIRETIME tells it, of which Redis knows milliseconds.",
-		trialKeys, kills, trialKeys, shortTTL)
+		"Next served: from the call of release to the return of the acquisition that waited behind it. A holder dies: a process is killed that holds %d locks (TTL %s); from the end of the key as PEXPIRETIME tells it, of which Redis knows milliseconds. %s: not within that time.",
+		trialKeys, kills, trialKeys, shortTTL, servedLimit)
 	for _, w := range []struct {
 		work  string
 		limit time.Duration
@@ -204,10 +207,15 @@ func (sc *scene) release(ctx context.Context, i int) (time.Duration, error) {
 	return sc.await(i, began)
 }
 
+// await returns how long after since the follower got key i.
 func (sc *scene) await(i int, since time.Time) (time.Duration, error) {
 	a := &sc.served[i]
-	<-a.done
-	return a.at.Sub(since), a.err
+	select {
+	case <-a.done:
+		return a.at.Sub(since), a.err
+	case <-time.After(time.Until(since.Add(servedLimit))):
+		return servedLimit, nil
+	}
 }
 
 // killWaiters kills processes that wait first in line, and releases what they
