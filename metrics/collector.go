@@ -46,6 +46,7 @@ func (collector) Describe(ch chan<- *prometheus.Desc) {
 	locks.describe(ch)
 	renewals.describe(ch)
 	lockNodes.describe(ch)
+	quorumNodes.describe(ch)
 }
 
 // Collect implements [prometheus.Collector].
@@ -97,6 +98,9 @@ func collectLocks(ch chan<- prometheus.Metric, s lock.Stats) {
 			return
 		}
 		lockNodes.collect(ch, &s.Nodes[i], node)
+		if node != "" {
+			quorumNodes.collect(ch, &s.Nodes[i], node)
+		}
 	}
 	for i := range s.Classes {
 		locks.collect(ch, &s.Classes[i], s.Classes[i].Class)

@@ -212,13 +212,18 @@ func TestWhatALockEndpointIsShowsForEachServer(t *testing.T) {
 		`redisha_locks_endpoint_state{state="unknown"}`: 0,
 		`redisha_locks_endpoint_refused`:                0,
 	}, render(t, show))
+	require.NotContains(t, render(t, show), `redisha_locks_node_absent{reason="young"}`, "one server is no quorum")
 	stats.Nodes = append(stats.Nodes, stats.Nodes[0], stats.Nodes[0])
 	stats.Nodes[1].Endpoint, stats.Nodes[1].Refused = "replica", true
+	stats.Nodes[2].Absent = "young"
 	requireSeries(t, map[string]float64{
 		`redisha_locks_endpoint_state{node="1",state="safe"}`:    1,
 		`redisha_locks_endpoint_state{node="2",state="safe"}`:    0,
 		`redisha_locks_endpoint_state{node="2",state="replica"}`: 1,
 		`redisha_locks_endpoint_refused{node="2"}`:               1,
 		`redisha_locks_endpoint_refused{node="3"}`:               0,
+		`redisha_locks_node_absent{node="3",reason="young"}`:     1,
+		`redisha_locks_node_absent{node="3",reason="silent"}`:    0,
+		`redisha_locks_node_absent{node="2",reason="young"}`:     0,
 	}, render(t, show))
 }

@@ -173,15 +173,20 @@
 //
 // The label class is what the program names its locks by (lock.Class), "default"
 // where it does not; past 64 of them the rest is "other". Another class is there
-// from its first use. The outcome of an acquisition is acquired, not_acquired or failed, of a release
-// released or failed, of a renewal renewed or failed; the cause of a loss is
-// expired, refused, clock or endpoint.
+// from its first use. The outcome of an acquisition is acquired, not_acquired or
+// failed, of a release released or failed, of a renewal renewed or failed; the
+// cause of a loss is expired, refused, clock or endpoint.
 //
 // The state of an endpoint is what lock.NodeStats says: unknown, safe, replicas,
-// unprobed, failover_managed, replica or sentinel. Of the latter three none is
-// there without a mistake, or a choice; to be told of them:
+// unprobed, failover_managed, replica or sentinel. The last three are mistakes,
+// or a choice:
 //
 //	redisha_locks_endpoint_refused > 0 or redisha_locks_endpoint_state{state=~"replica|sentinel|failover_managed"} > 0
+//
+// Of a quorum there is also the reason why a node takes no part in new leases:
+// silent, young (started within the longest TTL) or unfit. How many do not:
+//
+//	sum by (instance) (redisha_locks_node_absent)
 //
 //	redisha_locks_acquisitions_total         counter    class, outcome
 //	redisha_locks_wait_duration_seconds      histogram  class
@@ -194,4 +199,5 @@
 //	redisha_locks_handover_duration_seconds  histogram
 //	redisha_locks_endpoint_state             gauge      node, state
 //	redisha_locks_endpoint_refused           gauge      node
+//	redisha_locks_node_absent                gauge      node, reason
 package metrics

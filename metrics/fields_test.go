@@ -106,6 +106,7 @@ func TestEveryFieldOfStatisticsIsShownByItsMetric(t *testing.T) {
 	for _, c := range []*conn.Stats{&cache.Conn, &broker.Conn, &results.Conn, &locks.Nodes[0].Conn} {
 		c.Commands.Latency = c.Commands.Latency[:1] // all are alike, and long
 	}
+	locks.Nodes = append(locks.Nodes, locks.Nodes[0], locks.Nodes[0])                                            // as a quorum has
 	cache.Conn.Topology, cache.Conn.Primary.Followed, cache.Conn.Replicas.Enabled = sentinelTopology, true, true // has most
 	var lines []string
 	for _, role := range []struct {

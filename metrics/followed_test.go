@@ -29,6 +29,7 @@ const (
 	replicaAddr = "10.0.0.2:6379"
 	sentinelURL = "redis+sentinel://10.0.0.3:26379,10.0.0.4:26379/main"
 	replicaURL  = "redis+replica://10.0.0.1:6379,10.0.0.2:6379"
+	quorumURL   = "redis://10.0.1.1:6379;redis://10.0.1.2:6379;redis://10.0.1.3:6379"
 )
 
 func newGroup(tb testing.TB) *group {
@@ -58,6 +59,7 @@ func openAll(tb testing.TB, srv *redishatest.Server, g *group) *redisha.Clients 
 		"followed":   {Endpoint: g.endpoint(sentinelURL + "?read_from=replica_preferred")},
 		"replicated": {Endpoint: g.endpoint(replicaURL)},
 	}
+	cfg.Locks.Endpoint = g.endpoint(quorumURL)
 	clients := openConfig(tb, cfg)
 	synctest.Wait() // the primary is found
 	time.Sleep(time.Millisecond)

@@ -59,17 +59,31 @@ var lockNodes = newTable(by("node"),
 	gauges("redisha_locks_endpoint_state",
 		"1 for what was found at the endpoint, 0 for the others: whether its server may fail over, which can hand one lock to two holders.",
 		by("state"), func(s *lock.NodeStats) []sample {
-			states := []string{"unknown", "safe", "replicas", "unprobed", "failover_managed", "replica", "sentinel"}
-			if !slices.Contains(states, s.Endpoint) {
-				states = append(states, s.Endpoint)
-			}
-			var all []sample
-			for _, state := range states {
-				all = append(all, truth(state == s.Endpoint, state))
-			}
-			return all
+			return eachTruth(s.Endpoint, "unknown", "safe", "replicas", "unprobed", "failover_managed", "replica", "sentinel")
 		}),
 	gauges("redisha_locks_endpoint_refused",
 		"1 while no leases are handed out for what was found at the endpoint, 0 else.",
 		nil, func(s *lock.NodeStats) []sample { return []sample{truth(s.Refused)} }),
 )
+
+// quorumNodes is what a quorum of locks knows of each of its servers.
+var quorumNodes = newTable(by("node"),
+	gauges("redisha_locks_node_absent",
+		"1 for the reason why a node of a quorum takes no part in new leases: it does not answer (silent), was started too lately (young), or is not what a quorum wants (unfit). 0 else.",
+		by("reason"), func(s *lock.NodeStats) []sample {
+			return eachTruth(s.Absent, "silent", "young", "unfit")
+		}),
+)
+
+// eachTruth has a sample for each of the names, and for what holds if it is not
+// among them: 1 for what holds, 0 for the others. "" is nothing.
+func eachTruth(holds string, names ...string) []sample {
+	if holds != "" && !slices.Contains(names, holds) {
+		names = append(names, holds)
+	}
+	var all []sample
+	for _, name := range names {
+		all = append(all, truth(name == holds, name))
+	}
+	return all
+}

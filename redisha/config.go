@@ -76,7 +76,8 @@ type ResultsConfig struct {
 }
 
 // LocksConfig configures the locks. Of Config, Open sets Namespace and Logger
-// where they are empty.
+// where they are empty. Its URL may name several servers, a quorum: see the
+// package comment.
 type LocksConfig struct {
 	Endpoint
 	Config lock.Config

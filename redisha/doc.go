@@ -20,6 +20,7 @@
 //	sentinel://[user:password@]s1:26379[/db];sentinel://s2          the same as Celery writes it
 //	redis-sentinel://s1,s2/0#<master name>                          the same as lettuce writes it
 //	redis+cluster://h1:7000,h2,h3                                   a Cluster
+//	redis://a;redis://b;redis://c                                   a quorum of independent servers, for locks alone
 //
 // With rediss in front instead of redis, connections are encrypted and the server
 // is verified. User and password are those of the data nodes. A character of a
@@ -79,4 +80,14 @@
 // leads to the primary, which share the hazard: a new primary may not have the
 // lock that the old one gave out. What protects the data there is the fencing
 // token of the lease, compared by the store that is written to; see package lock.
+//
+// A quorum outlives the loss of a server without that hazard: three independent
+// servers, or five, or another odd number, each with its own URL, separated by
+// semicolons, in REDISHA_LOCKS_URL or [LocksConfig]. In another variable such a
+// list is an error, since Celery's means one server after the other. Each part
+// has its own password, pool and timeouts; namespace and ttl are those of the
+// whole and are written once; the fields of [Endpoint] hold for each server. Open
+// warns of a server that cannot be reached, as long as a majority can, and
+// [Clients.Health] shows each. No lease is longer than ttl, and a server that was
+// started within the last ttl takes no part: see lock.NewQuorum.
 package redisha

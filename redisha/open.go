@@ -40,8 +40,9 @@ type Clients struct {
 // one error, a line each. Unless Config.Lazy is set, Open then connects to each
 // role once and checks that it is what the URL says, all at the same time and
 // until ctx is done. A cache that cannot be reached is only logged, since an
-// outage of a cache must not keep a program from starting; any other role's
-// failure is Open's, and nothing stays open.
+// outage of a cache must not keep a program from starting; so is a minority of
+// the servers of a lock quorum. Any other role's failure is Open's, and nothing
+// stays open.
 //
 // ctx bounds Open alone, not the life of the clients: end that with Close.
 func Open(ctx context.Context, cfg Config) (*Clients, error) {
@@ -303,11 +304,7 @@ func (c Config) connections(r Role) (endpoint.Endpoint, []*conn.Client, error) {
 	var nodes []*conn.Client
 	var problems []error
 	for i := range eps {
-		log := c.Logger
-		if len(eps) > 1 {
-			log = log.With("node", i+1)
-		}
-		node, err := c.connection(r, ep, &eps[i], log)
+		node, err := c.connection(r, ep, eps, i)
 		if err != nil {
 			problems = append(problems, lineByLine(eachLine(part(i, len(eps)), err))...)
 			continue
@@ -320,8 +317,13 @@ func (c Config) connections(r Role) (endpoint.Endpoint, []*conn.Client, error) {
 	return shared(eps), nodes, nil
 }
 
-// connection makes the connection to one endpoint of a role.
-func (c Config) connection(r Role, ep Endpoint, to *endpoint.Endpoint, log *slog.Logger) (*conn.Client, error) {
+// connection makes the connection to the endpoint of a role that has the given
+// index. What fails on a node of a quorum is not repeated: the other nodes do it.
+func (c Config) connection(r Role, ep Endpoint, eps []endpoint.Endpoint, i int) (*conn.Client, error) {
+	to, log, quorum := &eps[i], c.Logger, len(eps) > 1
+	if quorum {
+		log = log.With("node", i+1)
+	}
 	found, _ := ep.found()
 	if err := r.onlyPrimary(to, found.shared); err != nil {
 		return nil, err
@@ -331,7 +333,7 @@ func (c Config) connection(r Role, ep Endpoint, to *endpoint.Endpoint, log *slog
 		Role:        string(r),
 		Application: c.Application,
 		Endpoint:    *to,
-		FailFast:    r.isCache(),
+		FailFast:    r.isCache() || quorum,
 		MapAddr:     ep.MapAddr,
 		TLS:         ep.TLS,
 		SentinelTLS: ep.SentinelTLS,

@@ -145,11 +145,6 @@ func TestLocksClosedBySentinelsSayWhichVariableToSet(t *testing.T) {
 	require.ErrorContains(t, err, "in REDISHA_LOCKS_URL")
 }
 
-func TestAQuorumIsRefusedPlainly(t *testing.T) {
-	_, err := redisha.Open(t.Context(), redisha.Config{Locks: redisha.LocksConfig{Endpoint: at("redis://a;redis://b;redis://c")}})
-	require.ErrorContains(t, err, "a quorum of 3 servers is understood")
-}
-
 func TestMistakesInAConfigurationComeBackTogether(t *testing.T) {
 	cfg := everywhere("redis://127.0.0.1")
 	cfg.Application = "my app"

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/redisha/redisha/internal/conn"
 	"github.com/redisha/redisha/internal/endpoint"
 	"github.com/redisha/redisha/lock"
@@ -62,7 +64,11 @@ func newLocks(nodes []*conn.Client, cfg lock.Config) (*lock.Client, error) {
 	if len(nodes) == 1 {
 		return lock.New(nodes[0], cfg)
 	}
-	return nil, fmt.Errorf("a quorum of %d servers is understood, but this version cannot open one yet: use one redis:// URL", len(nodes))
+	clients := make([]redis.UniversalClient, len(nodes))
+	for i, node := range nodes {
+		clients[i] = node
+	}
+	return lock.NewQuorum(clients, cfg)
 }
 
 // node is the name under which Health shows a server of a quorum.
