@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redisha/redisha/internal/conn"
-	"github.com/redisha/redisha/internal/endpoint"
 	"github.com/redisha/redisha/internal/redistest"
 )
 
@@ -35,16 +34,6 @@ func loadScripts(tb testing.TB, rdb redis.UniversalClient) scripts {
 		return sha
 	}
 	return scripts{load(takeLua), load(nextLua), load(giveLua), load(wakeLua)}
-}
-
-func ownClient(tb testing.TB, addr string) *conn.Client {
-	tb.Helper()
-	ep, err := endpoint.Parse("redis://" + addr + "?pool_size=300")
-	require.NoError(tb, err)
-	cn, err := conn.New(conn.Config{Role: "test", Endpoint: ep})
-	require.NoError(tb, err)
-	tb.Cleanup(func() { _ = cn.Close() })
-	return cn
 }
 
 type sender func(ctx context.Context, key string, cmds ...[]any) []*redis.Cmd
@@ -75,7 +64,7 @@ func BenchmarkLocks(b *testing.B) {
 		for _, goroutines := range []int{1, 2, 4, 8, 32, 256} {
 			for _, how := range []string{"plain", "batch"} {
 				b.Run(fmt.Sprintf("rtt=%s/goroutines=%d/%s", delay, goroutines, how), func(b *testing.B) {
-					cn := ownClient(b, addr)
+					cn := own(b, conn.Config{}, "redis://"+addr+"?pool_size=300")
 					s := loadScripts(b, cn)
 					obtain, release := pipelines(cn), pipelines(cn)
 					var batcher *Batcher

@@ -76,19 +76,17 @@ func newRequest(ctx context.Context, k kind, cmds []*redis.Cmd, bytes int) *requ
 func (c *command) SetErr(err error) {
 	val := c.Val()
 	c.Cmd.SetErr(err)
-	c.SetVal(nil)
 	if c.of.state.Load() != flying {
 		return
 	}
 	switch {
-	case err == nil && val == nil: // no reply: before it is sent again, and in the end
-		if c.val == nil {
-			c.err = nil
-		}
+	case err == nil && val == nil: // before it is sent again
+		c.err = nil
 		return
 	case err == nil, err == redis.Nil: //nolint:errorlint // go-redis sets it bare
 		c.val, c.err = val, err
 	default:
+		c.SetVal(nil) // what was read of a broken reply
 		c.val, c.err = nil, err
 		c.of.failed.Store(true)
 		return

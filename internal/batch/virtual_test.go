@@ -181,6 +181,31 @@ func TestACallerWhoLeavesWhileItWaitsHasSentNothing(t *testing.T) {
 	})
 }
 
+func TestACallerWhoLeavesAsItsTurnComesGivesItOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, rec := foreign(t, testserver.New(t))
+		sent := 0
+		for range 300 {
+			free := occupy(b)
+			ctx, cancel := context.WithCancel(t.Context())
+			var caller sync.WaitGroup
+			caller.Go(func() {
+				if err := b.Do(ctx, "k", words("set", "k", "v"))[0].Err(); errors.Is(err, ErrNotSent) {
+					return
+				}
+				sent++
+			})
+			synctest.Wait()
+			free()
+			cancel()
+			caller.Wait()
+			synctest.Wait()
+			require.Zero(t, underway(b))
+		}
+		require.Len(t, rec.shipments(), sent)
+	})
+}
+
 var errLeft = errors.New("left")
 
 func TestACallerWhoLeavesAPipelineDisturbsNobody(t *testing.T) {
@@ -437,8 +462,8 @@ func TestCloseRefusesWhatWaitsWhenItsTimeIsOver(t *testing.T) {
 		}
 		free := occupy(b)
 		srv.SetLoading(time.Hour)
-		call(context.Canceled)
-		call(context.Canceled)
+		call(context.Canceled, conn.ErrClosed)
+		call(context.Canceled, conn.ErrClosed)
 		synctest.Wait()
 		free() // these two travel together
 		synctest.Wait()
@@ -467,7 +492,7 @@ func TestCloseWithoutAnythingUnderWayNeedsNoTime(t *testing.T) {
 	})
 }
 
-func TestAPanicInAHookFailsItsPipelineAlone(t *testing.T) {
+func TestAPanicInAHookFailsItsPipelineAndNoOther(t *testing.T) {
 	for name, end := range map[string]func(){"panic": func() { panic("boom") }, "goexit": runtime.Goexit} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -493,9 +518,45 @@ func TestAPanicInAHookFailsItsPipelineAlone(t *testing.T) {
 				}
 				require.Zero(t, underway(b))
 				require.NoError(t, b.Do(t.Context(), "k", words("set", "k", "v"))[0].Err())
+
+				rec.before = func(context.Context, []redis.Cmder) { end() }
+				var caller sync.WaitGroup
+				caller.Go(func() {
+					defer func() { _ = recover() }()
+					b.Do(t.Context(), "k", words("get", "k"))
+					t.Error("a request of its own does not hide what its caller did")
+				})
+				caller.Wait()
+				require.Zero(t, underway(b))
 			})
 		})
 	}
+}
+
+// Else it would seem to have been refused, though it was sent once more.
+func TestAPanicInARepetitionLeavesTheOutcomeUnknown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := testserver.New(t)
+		b, rec := open(t, srv), &recorder{}
+		b.cn.AddHook(rec)
+		free := occupy(b)
+		srv.SetError("TRYAGAIN Multiple keys request during rehashing of slot", "SET")
+		rec.before = func(context.Context, []redis.Cmder) {
+			if len(rec.shipments()) == 2 {
+				panic("boom")
+			}
+		}
+		var callers sync.WaitGroup
+		for range 3 {
+			callers.Go(func() {
+				cmds := b.Do(t.Context(), "k", words("set", "k", "v"), words("get", "none"))
+				require.ErrorIs(t, cmds[0].Err(), conn.ErrOutcomeUnknown)
+			})
+		}
+		synctest.Wait()
+		free()
+		callers.Wait()
+	})
 }
 
 func TestLanesFollowTheRoundTrip(t *testing.T) {
