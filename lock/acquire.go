@@ -43,7 +43,10 @@ func (c *Client) request(ctx context.Context, key string, opts []Option) (*reque
 	if ctx == nil {
 		return r, errNilContext
 	}
-	r.locks = distinct(append([]string{key}, r.also...))
+	r.locks = []string{key}
+	if len(r.also) > 0 {
+		r.locks = distinct(append(r.locks, r.also...))
+	}
 	if r.keys, err = c.cfg.keys(r.locks...); err != nil {
 		return r, err
 	}

@@ -21,6 +21,7 @@ type Client struct {
 	cfg     Config
 	log     *slog.Logger
 	holder  holder
+	label   label // of the holder
 	clock   clock
 	counts  counters
 	store   store
@@ -90,6 +91,7 @@ func newClient(cfg Config, logger *slog.Logger) *Client {
 	}
 	c.closing, c.close = context.WithCancelCause(context.Background())
 	c.running, c.stop = context.WithCancel(breaker.Bypass(context.Background()))
+	c.label = c.holder.label()
 	c.counts.classes = make(map[string]*classCounts)
 	c.counts.class(cfg.Class) // there from the start
 	c.renewer.init(c)

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/breaker"
 )
 
 // A fusion is a script of ours with one of redislock's in front, which it calls
@@ -89,7 +91,7 @@ func (f *fused) send(ctx context.Context, command, script string) *redis.Cmd {
 	case f.node.client.running.Err() == nil:
 		return f.node.batch.DoBypass(ctx, key, f.words)[0]
 	}
-	return f.node.conn.Do(ctx, f.words...) // after Close: a late release is better than none
+	return f.node.conn.Do(breaker.Bypass(ctx), f.words...) // after Close: a late release is better than none
 }
 
 var errNoAnswer = errors.New("no answer")

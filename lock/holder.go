@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -66,6 +68,21 @@ func (h holder) metadata(now time.Time) string {
 		return "" // strings and numbers always marshal
 	}
 	return string(text)
+}
+
+// A label makes the metadata of one holder, which differ in the time alone.
+type label struct{ before, after string }
+
+func (h holder) label() label {
+	const mark = 1 << 52 // no text contains its key: quotes are escaped there
+	before, after, _ := strings.Cut(h.metadata(time.UnixMilli(mark)), `"since":`+strconv.Itoa(mark))
+	return label{before + `"since":`, after}
+}
+
+func (l label) at(now time.Time) string {
+	text := make([]byte, 0, len(l.before)+20+len(l.after))
+	text = strconv.AppendInt(append(text, l.before...), now.UnixMilli(), 10)
+	return string(append(text, l.after...))
 }
 
 // parseValue takes apart what a lease key holds. The holder is empty if the

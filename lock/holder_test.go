@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -94,5 +95,13 @@ func FuzzParseValue(f *testing.F) {
 		require.NoError(t, err)
 		require.Equal(t, token, token2)
 		require.Equal(t, h, h2)
+	})
+}
+
+func TestALabelMakesTheSameMetadata(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		h := holder{Name: rapid.String().Draw(t, "name"), Host: rapid.String().Draw(t, "host"), PID: rapid.Int().Draw(t, "pid"), Revoked: rapid.Bool().Draw(t, "revoked")}
+		now := time.UnixMilli(rapid.Int64Range(-1<<53, 1<<53).Draw(t, "now"))
+		require.Equal(t, h.metadata(now), h.label().at(now))
 	})
 }

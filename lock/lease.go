@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/bsm/redislock"
-
-	"github.com/redisha/redisha/breaker"
 )
 
 // releaseTimeout bounds a release, which does not heed the end of its context.
@@ -148,7 +146,7 @@ func (l *Lease) Release(ctx context.Context) error {
 // giveBack sends the release and judges the answer.
 func (l *Lease) giveBack(ctx context.Context, first bool) error {
 	c := l.client
-	ctx, cancel := context.WithTimeout(breaker.Bypass(context.WithoutCancel(ctx)), releaseTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
 	err := c.store.release(ctx, l)
 	switch gone := errors.Is(err, redislock.ErrLockNotHeld); {
@@ -193,6 +191,13 @@ func (l *Lease) leave(next state, err error) bool {
 	l.timer.Stop()
 	l.client.renewer.remove(l)
 	return true
+}
+
+// grant returns what one server has granted.
+func (l *Lease) grant(i int) *redislock.Lock {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.held[i]
 }
 
 // grants returns what the servers have granted.

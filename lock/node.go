@@ -44,7 +44,7 @@ type grant struct {
 // more. What an attempt may leave whose outcome is unknown, is given up in the
 // background.
 func (s *node) obtain(ctx context.Context, r *request) (grant, error) {
-	metadata := s.client.holder.metadata(time.Now())
+	metadata := s.client.label.at(time.Now())
 	var g grant
 	var odd error
 	held, err := redislock.New(s.obtaining(r, metadata, &g.answer, &odd)).

@@ -27,6 +27,10 @@ const (
 	nodeTimeoutLeast = 10 * time.Millisecond
 	nodeTimeoutMost  = 200 * time.Millisecond
 
+	// sweepMost is how long a delete is tried at a node that does not answer. What it
+	// was asked may still be in its buffers, and is done when it goes on.
+	sweepMost = 10 * time.Minute
+
 	// assembleMost is how long the nodes may take to say who they are, before the
 	// first lease; once a majority has, the others get assembleGrace.
 	assembleMost  = 5 * time.Second

@@ -29,7 +29,8 @@ type ballot struct {
 	seats   []seat
 	lock    *redislock.Lock // what a node has given; it is the same for all
 	fence   int64           // of the lease
-	decided chan struct{}   // closed when phase is not voting any more
+	decided chan struct{}   // closed when it is known how the attempt has ended
+	ended   bool            // it is closed
 	err     error           // why it was not won
 	late    int             // times that the nodes have had to answer
 	raising int             // counters being raised while the ballot is not decided
@@ -72,7 +73,7 @@ const (
 func (q *quorum) obtain(ctx context.Context, r *request) ([]*redislock.Lock, answer, error) {
 	r.token = newToken()
 	b := &ballot{
-		quorum: q, request: *r, metadata: q.client.holder.metadata(time.Now()), sent: q.clock(),
+		quorum: q, request: *r, metadata: q.client.label.at(time.Now()), sent: q.clock(),
 		seats: make([]seat, len(q.members)), decided: make(chan struct{}),
 	}
 	r.ballot = b
@@ -182,16 +183,33 @@ func (b *ballot) ask(ctx context.Context, i int, least int64, draw bool) {
 	b.judge(ctx)
 }
 
-// judge decides the ballot as soon as that is possible. The caller holds mu.
+// judge decides the ballot as soon as that is possible: it is won, or it cannot be
+// won any more. What nodes have given is then given back at once, while it may take
+// longer to tell why it was not won. The caller holds mu.
 //
 // Each of the last lease's counters on a majority was at least its token, and any
 // majority has one of those: so the greatest token that a majority has drawn is
 // greater. Of all majorities that have drawn, that whose greatest token is the
 // smallest gives it; the lease is won when a majority has a counter as great.
 func (b *ballot) judge(ctx context.Context) {
-	if b.phase != voting {
+	if b.phase == voting {
+		b.count(ctx)
+	}
+	if b.ended || b.phase == voting {
 		return
 	}
+	if b.phase == over {
+		var certain bool
+		if certain, b.err = b.verdict(); !certain {
+			return
+		}
+	}
+	b.ended = true
+	close(b.decided)
+}
+
+// count wins or drops the ballot, or leaves it as it is. The caller holds mu.
+func (b *ballot) count(ctx context.Context) {
 	need := b.quorum.need
 	draws := make([]int64, 0, maxNodes)
 	pending := 0
@@ -205,7 +223,7 @@ func (b *ballot) judge(ctx context.Context) {
 	}
 	if len(draws) < need {
 		if len(draws)+pending < need {
-			b.lose(b.verdict())
+			b.drop()
 		}
 		return
 	}
@@ -219,7 +237,6 @@ func (b *ballot) judge(ctx context.Context) {
 	switch {
 	case acknowledged >= need:
 		b.phase, b.fence = won, fence
-		close(b.decided)
 		for i := range b.seats {
 			if s := &b.seats[i]; s.state == seatFirm && s.least < fence {
 				b.raise(ctx, i)
@@ -234,7 +251,7 @@ func (b *ballot) judge(ctx context.Context) {
 			}
 		}
 	case b.late > 1 || b.raising == 0 && pending == 0:
-		b.lose(b.verdict())
+		b.drop()
 	}
 }
 
@@ -283,33 +300,39 @@ const (
 // given a part. Trying again settles it.
 var errSplit = fmt.Errorf("%w, or several ask for it at once", ErrNotAcquired)
 
-// verdict says why a ballot was not won. The caller holds mu.
+// verdict says why a ballot was not won, and whether that is certain: else an answer
+// that is still to come may tell. The caller holds mu.
 //
 // Another has the lock if a majority tells that its lease is there. A lease that a
 // minority has may be one of several who ask at once: each gives back what it got
 // and comes again with another token. One that was seen before, too, is held.
-func (b *ballot) verdict() error {
+func (b *ballot) verdict() (certain bool, err error) {
 	errs := make([]error, len(b.seats))
-	bad := 0
+	bad, pending := 0, 0
 	for i := range b.seats {
 		switch s := &b.seats[i]; {
-		case errors.Is(s.err, ErrNotAcquired):
-		case s.err != nil:
-			errs[i] = s.err
-			bad++
-		case s.state == seatAsked && b.late > 0:
+		case s.state == seatAsked && b.late == 0:
+			pending++
+		case s.state == seatAsked:
 			errs[i] = fmt.Errorf("no answer within %s", nodeTimeout(b.request.ttl))
+			bad++
+		case s.err != nil && !errors.Is(s.err, ErrNotAcquired):
+			errs[i] = s.err
 			bad++
 		}
 	}
 	rival, shown := b.rival()
 	switch {
+	case shown >= b.quorum.need:
+		return true, ErrNotAcquired
 	case len(b.seats)-bad < b.quorum.need:
-		return b.quorum.outage(errs)
-	case shown >= b.quorum.need, rival != "" && rival == b.request.rival:
-		return ErrNotAcquired
+		return true, b.quorum.outage(errs)
+	case pending > 0:
+		return false, nil
+	case rival != "" && rival == b.request.rival:
+		return true, ErrNotAcquired
 	}
-	return errSplit
+	return true, errSplit
 }
 
 // rival returns the token of who has the most of the nodes that refused, and how
@@ -340,13 +363,6 @@ func (b *ballot) settle(r *request) time.Duration {
 		}
 	}
 	return least
-}
-
-// lose ends a ballot that was not won. The caller holds mu.
-func (b *ballot) lose(err error) {
-	b.err = err
-	close(b.decided)
-	b.drop()
 }
 
 // abandon gives up in the background what the nodes may have given.

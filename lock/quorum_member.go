@@ -35,18 +35,16 @@ type member struct {
 	runID string
 	seen  time.Duration // when the server told it last
 
-	// By quorum.clock, for silent.
-	calls    atomic.Int64 // under way
-	begun    atomic.Int64 // when the first of those began, or an earlier one
-	answered atomic.Int64 // when a call was answered last
-	missed   atomic.Int64 // when the last one began that was not answered
-	absent   atomic.Bool  // its silence was logged
-
 	wrong atomic.Bool // that it is no node of a quorum was logged
 
-	mu      sync.Mutex
-	sick    []*ballot // leases to be healed here
-	healing bool
+	mu       sync.Mutex
+	calls    int           // under way
+	begun    time.Duration // when the first of those began, or an earlier one; by quorum.clock
+	answered time.Duration // when a call was answered last
+	missed   time.Duration // when the last one began that was not answered
+	absent   bool          // its silence was logged
+	sick     []*Lease      // to be healed here
+	healing  bool
 }
 
 var (
@@ -70,6 +68,7 @@ func newMember(q *quorum, cn *conn.Client, number int) *member {
 	if addr := addrOf(cn); addr != "" {
 		m.name += " (" + addr + ")"
 	}
+	m.sweeper.limit, m.sweeper.keep = nodeTimeoutMost, sweepMost
 	cn.AddHook(dialCounter{&m.dials})
 	return m
 }
@@ -96,44 +95,61 @@ func (dialCounter) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pro
 // do not pile up.
 func (m *member) begin() error {
 	now := m.quorum.clock()
-	if m.calls.Load() > 0 && m.silent(now) {
-		if m.absent.CompareAndSwap(false, true) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.calls > 0 && m.silent(now) {
+		if !m.absent {
+			m.absent = true
 			m.client.log.Warn("a node of the lock quorum does not answer", "node", m.name)
 		}
 		return errSilent
 	}
-	if m.calls.Add(1) == 1 {
-		m.begun.Store(int64(now))
+	if m.calls++; m.calls == 1 {
+		m.begun = now
 	}
 	return nil
 }
 
 // silent reports whether calls are not answered: the last that ended was not,
 // and no other has been since it began; or those under way have waited for long.
+// The caller holds mu.
 func (m *member) silent(now time.Duration) bool {
-	answered := m.answered.Load()
-	return m.missed.Load() > answered || int64(now)-max(answered, m.begun.Load()) > int64(nodeTimeoutMost)
+	return m.missed > m.answered || m.calls > 0 && now-max(m.answered, m.begun) > nodeTimeoutMost
+}
+
+func (m *member) isSilent(now time.Duration) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.silent(now)
 }
 
 // end takes note of how a call that began at the given time has ended.
 func (m *member) end(begun time.Duration, err error) {
-	defer m.calls.Add(-1)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.calls--
 	switch {
 	case err == nil, errors.Is(err, ErrNotAcquired), isReply(err):
-		m.answered.Store(int64(m.quorum.clock()))
-		if m.absent.Load() && m.absent.CompareAndSwap(true, false) {
+		m.answered = m.quorum.clock()
+		if m.absent {
+			m.absent = false
 			m.client.log.Info("a node of the lock quorum answers again", "node", m.name)
 		}
 	case !errors.Is(err, ErrClosed):
-		m.missed.Store(int64(begun))
+		m.missed = max(m.missed, begun)
 	}
 }
 
 // blame logs that a member was found to be something else than a node of a quorum:
 // the locks go on without it, and somebody has to see to it.
 func (m *member) blame(err error) {
-	if bad := misconfigured(err); bad != m.wrong.Load() && m.wrong.CompareAndSwap(!bad, bad) && bad {
-		m.client.log.Error("a node of the lock quorum takes no part", "node", m.name, "err", err)
+	switch {
+	case misconfigured(err):
+		if m.wrong.CompareAndSwap(false, true) {
+			m.client.log.Error("a node of the lock quorum takes no part", "node", m.name, "err", err)
+		}
+	case m.wrong.Load() && (err == nil || errors.Is(err, ErrNotAcquired)):
+		m.wrong.Store(false)
 	}
 }
 
@@ -179,7 +195,7 @@ func (m *member) absence() string {
 	switch {
 	case m.wrong.Load():
 		return "unfit"
-	case m.calls.Load() > 0 && m.silent(now), m.missed.Load() > m.answered.Load():
+	case m.isSilent(now):
 		return "silent"
 	case m.seasoned(now) != nil:
 		return "young"

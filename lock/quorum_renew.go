@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/bits"
 	"sync"
+	"time"
 )
 
 // A set is some of the nodes.
@@ -29,10 +30,12 @@ type renewing struct {
 
 	mu        sync.Mutex
 	undecided int
+	ended     bool
 }
 
 // A tally counts the answers for one lease.
 type tally struct {
+	lease  *Lease
 	ballot *ballot
 	firm   set // when the round began
 	fresh  set // then, too
@@ -55,7 +58,7 @@ func (q *quorum) renew(ctx context.Context, leases []*Lease) []error {
 	r := &renewing{quorum: q, leases: make([]*tally, len(leases)), done: make(chan struct{}), undecided: len(leases)}
 	asks := make([]roster, len(q.members))
 	for i, l := range leases {
-		r.leases[i] = &tally{ballot: l.ballot}
+		r.leases[i] = &tally{lease: l, ballot: l.ballot}
 		r.leases[i].enrol(asks, i)
 	}
 	for n, m := range q.members {
@@ -153,8 +156,14 @@ func (r *renewing) note(n int, a *roster, errs []error) {
 			t.cause = fmt.Errorf("%s: %w", r.quorum.members[n].name, err)
 		}
 		r.judge(t)
-		if again := t.kept & t.fresh; t.decided && t.err == nil && again != 0 {
+		if !t.decided || t.err != nil {
+			continue
+		}
+		if again := t.kept & t.fresh; again != 0 {
 			t.ballot.confirm(again)
+		}
+		if r.ended {
+			t.ballot.heal(t.lease)
 		}
 	}
 }
@@ -189,6 +198,7 @@ func (r *renewing) judge(t *tally) {
 func (r *renewing) end() []error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.ended = true
 	errs := make([]error, len(r.leases))
 	for i, t := range r.leases {
 		switch {
@@ -197,7 +207,7 @@ func (r *renewing) end() []error {
 		case t.err != nil:
 			errs[i] = t.err
 		default:
-			t.ballot.heal()
+			t.ballot.heal(t.lease)
 		}
 	}
 	return errs
@@ -226,7 +236,7 @@ func (b *ballot) confirm(kept set) {
 
 // heal lets the nodes that have not got the lease, or not any more, be asked for
 // it again.
-func (b *ballot) heal() {
+func (b *ballot) heal(l *Lease) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.phase != won {
@@ -234,20 +244,20 @@ func (b *ballot) heal() {
 	}
 	for n, m := range b.quorum.members {
 		if b.seats[n].state == seatVacant {
-			m.heal(b)
+			m.heal(l)
 		}
 	}
 }
 
-// heal asks the node for a lease by and by: one at a time, so that thousands do not
-// come at once when a server is back.
-func (m *member) heal(b *ballot) {
+// heal lets a doctor ask the node for a lease: for one after the other, so that
+// thousands do not come at once when a server is back.
+func (m *member) heal(l *Lease) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if len(m.sick) >= maxSwept || m.watch.barred.Load() {
 		return
 	}
-	m.sick = append(m.sick, b)
+	m.sick = append(m.sick, l)
 	if !m.healing {
 		m.healing = true
 		m.client.stay()
@@ -256,20 +266,29 @@ func (m *member) heal(b *ballot) {
 }
 
 // doctor heals until there is nothing left to heal, or the node does not answer:
-// the next renewal begins anew.
+// the next renewal begins anew. What was healed is renewed soon, so that it counts.
 func (m *member) doctor() {
 	defer m.client.leave()
+	var healed []*Lease
+	begun := time.Now()
 	for {
 		m.mu.Lock()
+		if len(m.sick) == 0 || len(healed) > 0 && time.Since(begun) > nodeTimeoutMost {
+			m.client.renewer.hurry(healed)
+			healed, begun = nil, time.Now()
+		}
 		if len(m.sick) == 0 {
 			m.healing = false
 			m.mu.Unlock()
 			return
 		}
-		b := m.sick[0]
+		l := m.sick[0]
 		m.sick = m.sick[1:]
 		m.mu.Unlock()
-		if !b.cure(m) {
+		switch ok, err := l.ballot.cure(m); {
+		case ok:
+			healed = append(healed, l)
+		case err != nil:
 			m.mu.Lock()
 			m.sick = nil
 			m.mu.Unlock()
@@ -277,25 +296,43 @@ func (m *member) doctor() {
 	}
 }
 
-// cure asks a node for a lease that is held by a majority of the others. It reports
-// whether the node has answered.
-func (b *ballot) cure(m *member) bool {
-	n := m.number
+// cure asks a node for a lease that a majority of the others has, and reports
+// whether that has worked. It returns an error if the node does not answer.
+func (b *ballot) cure(m *member) (bool, error) {
+	s := &b.seats[m.number]
 	b.mu.Lock()
-	s := &b.seats[n]
 	if b.phase != won || s.state != seatVacant || m.client.running.Err() != nil {
 		b.mu.Unlock()
-		return true
+		return false, nil
 	}
-	if m.begin() != nil {
+	if err := m.begin(); err != nil {
 		b.mu.Unlock()
-		return false
+		return false, err
 	}
 	s.state = seatAsked
 	fence := b.fence
 	b.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), nodeTimeoutMost) // not client.running, which bypasses the breaker
 	defer cancel()
-	b.ask(ctx, n, fence, false)
-	return !m.silent(m.quorum.clock())
+	b.ask(ctx, m.number, fence, false)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case s.state == seatFresh:
+		return true, nil
+	case m.isSilent(m.quorum.clock()):
+		return false, errSilent
+	}
+	return false, nil
+}
+
+// hurry renews leases now.
+func (r *renewer) hurry(leases []*Lease) {
+	now := time.Now()
+	for _, l := range leases {
+		r.again(l, now)
+	}
+	if len(leases) > 0 {
+		r.chore.plan(now)
+	}
 }

@@ -78,17 +78,20 @@ type answer struct {
 
 func (a *answer) read(reply *redis.Cmd) error {
 	*a = answer{token: -1, left: -1}
-	numbers, err := reply.Int64Slice()
-	if err == nil && len(numbers) != 3 {
-		err = fmt.Errorf("obtain.lua returned %d numbers, want 3", len(numbers))
+	if token, ok := reply.Val().(int64); ok {
+		a.token = token
+		return nil
 	}
+	numbers, err := reply.Int64Slice()
 	switch {
 	case err != nil:
-		return err
-	case numbers[0] >= 0:
+		return fmt.Errorf("obtain.lua: %w", err)
+	case len(numbers) == 2 && numbers[0] >= 0:
 		*a = answer{token: numbers[0], now: time.Duration(numbers[1]) * time.Microsecond}
-	default:
+	case len(numbers) == 3 && numbers[0] == -1:
 		a.left, a.refused = leftOf(numbers[1]), numbers[2] == 1
+	default:
+		return fmt.Errorf("obtain.lua returned %v, want a number, or 2, or 3", numbers)
 	}
 	return nil
 }

@@ -21,7 +21,11 @@ func fence(t *testing.T, rdb redis.UniversalClient, mode string) ([]int64, error
 	if mode != "" {
 		args = append(args, tokenOf(1)+"pgone", mode)
 	}
-	return rdb.Eval(t.Context(), obtainText(), []string{"{k}", "{k}:q", "{k}:f"}, args...).Int64Slice()
+	reply := rdb.Eval(t.Context(), obtainText(), []string{"{k}", "{k}:q", "{k}:f"}, args...)
+	if token, ok := reply.Val().(int64); ok {
+		return []int64{token}, nil
+	}
+	return reply.Int64Slice()
 }
 
 // obtainText is the script that a lease is obtained with.
@@ -61,8 +65,10 @@ func TestObtainScriptGivesTheHolderATokenThatGrows(t *testing.T) {
 		require.NoError(t, err)
 		after, err := rdb.Time(ctx).Result()
 		require.NoError(t, err)
-		require.Len(t, first, 3)
-		require.Equal(t, mode == "called", first[1] != 0, "the time is told to who was called")
+		if mode == "called" {
+			require.Len(t, first, 2)
+			require.GreaterOrEqual(t, first[1], before.UnixMicro(), "the time is told to who was called")
+		}
 		require.GreaterOrEqual(t, first[0], before.UnixMicro())
 		require.LessOrEqual(t, first[0], after.UnixMicro())
 
@@ -199,7 +205,7 @@ func TestAnAttemptSurvivesAServerThatForgotItsScripts(t *testing.T) {
 func TestScriptsHaveTheSameFigures(t *testing.T) {
 	require.Contains(t, queueLua, fmt.Sprintf("local claim = %d ", claimTTL.Milliseconds()))
 	require.Contains(t, queueLua, fmt.Sprintf("local life = %d ", queueLife.Milliseconds()))
-	require.Contains(t, obtainLua, fmt.Sprintf("local fenceLife = %d ", fenceLife.Milliseconds()))
+	require.Contains(t, obtainLua, fmt.Sprintf("local fenceLife = '%d' ", fenceLife.Milliseconds()))
 	require.Contains(t, queueLua, fmt.Sprintf("string.sub(entry, 1, %d)", tokenLen))
 	require.Contains(t, queueLua, fmt.Sprintf("string.sub(entry, %d)", tokenLen+1))
 	require.Contains(t, waitLua, fmt.Sprintf("redis.call('GETRANGE', KEYS[1], 0, %d)", tokenLen-1))

@@ -59,13 +59,13 @@ func (s single) obtain(ctx context.Context, r *request) ([]*redislock.Lock, answ
 func (s single) renew(ctx context.Context, leases []*Lease) []error {
 	renewals := make([]renewal, len(leases))
 	for i, l := range leases {
-		renewals[i] = renewal{held: l.grants()[0], ttl: l.ttl}
+		renewals[i] = renewal{held: l.grant(0), ttl: l.ttl}
 	}
 	return s.node.renew(ctx, renewals)
 }
 
 func (s single) release(ctx context.Context, l *Lease) error {
-	return s.node.release(ctx, l.grants()[0], l.keys)
+	return s.node.release(ctx, l.grant(0), l.keys)
 }
 
 func (s single) giveUp(r *request, o outcome) { s.sweeper.add(r, o) }

@@ -27,6 +27,8 @@ type sweeper struct {
 	node   *node
 	client *Client
 	chore  chore
+	limit  time.Duration // within which the server has to answer
+	keep   time.Duration // how long is tried at least what is unsettled
 
 	mu   sync.Mutex
 	left []*leftover
@@ -52,7 +54,7 @@ const (
 )
 
 func (s *sweeper) init(node *node) {
-	s.node, s.client = node, node.client
+	s.node, s.client, s.limit = node, node.client, releaseTimeout
 	s.chore.do = s.run
 }
 
@@ -81,6 +83,9 @@ func (s *sweeper) put(o *leftover, ttl time.Duration) {
 	now := time.Now()
 	if o.entry != "" {
 		ttl = max(ttl, queueLife)
+	}
+	if o.tries > settled {
+		ttl = max(ttl, s.keep)
 	}
 	o.due, o.until = now, now.Add(ttl+sweepAgain)
 	s.mu.Lock()
@@ -124,7 +129,7 @@ func (s *sweeper) takeDue() (due []*leftover) {
 }
 
 func (s *sweeper) sweep(batch []*leftover) {
-	ctx, cancel := context.WithTimeout(s.client.running, releaseTimeout)
+	ctx, cancel := context.WithTimeout(s.client.running, s.limit)
 	defer cancel()
 	pipe := s.node.conn.Pipeline()
 	for _, o := range batch {

@@ -28,4 +28,4 @@ end
 for i = 2 * n + 1, 3 * n do
   redis.call('SET', KEYS[i], string.format('%.0f', token), 'PX', fenceLife)
 end
-return {token, ARGV[5] == 'called' and now or 0, 0}
+return ARGV[5] == 'called' and {token, now} or token

@@ -2,8 +2,8 @@
 -- gives the lease its fencing token if that has obtained it. If the lease is
 -- another's, it takes a place in the queue for me, where I want one.
 --
--- It returns {token, the server's time where I was called from the queue, 0};
--- or {-1, PTTL of the lease, 1 if it may not publish}. PTTL is -2 if there is no
+-- It returns the token; or {token, the server's time}, if I was called from the
+-- queue; or {-1, PTTL of the lease, 1 if it may not publish}. PTTL is -2 if there is no
 -- lease any more, -1 if it does not expire, and that of the longest of several.
 --
 -- The token is greater than the last one; and it is at least the server's time
@@ -15,23 +15,17 @@
 -- ARGV[4] my entry for the queue of the first; without it I take no place
 -- ARGV[5] 'called' if I was called from the queue; 'drop' if my entry may be in
 --         the queue although I obtain the lease
-local fenceLife = 2592000000 -- how long the counters live, milliseconds: 30 days
+local fenceLife = '2592000000' -- how long the counters live, milliseconds: 30 days
 local n = #KEYS / 3
-local leases = KEYS
-if n == 1 then
-  leases = {KEYS[1]}
-else
-  leases = {unpack(KEYS, 1, n)}
-end
-local mine = base(leases, ARGV)
+local mine = base({unpack(KEYS, 1, n)}, ARGV)
 
 if mine and n == 1 and not ARGV[5] then -- the most frequent, without what follows
   local time = redis.call('TIME')
-  local now = time[1] * 1000000 + time[2]
-  local last = tonumber(redis.call('SET', KEYS[3], string.format('%.0f', now), 'GET', 'PX', fenceLife) or '0')
-  if last and last >= now and last < 9007199254740991 then
-    now = last + 1
-    redis.call('SET', KEYS[3], string.format('%.0f', now), 'PX', fenceLife)
+  local token = time[1] * 1000000 + time[2]
+  local last = tonumber(redis.call('SET', KEYS[3], token, 'GET', 'PX', fenceLife) or '0')
+  if last and last >= token and last < 9007199254740991 then
+    token = last + 1
+    redis.call('SET', KEYS[3], string.format('%.0f', token), 'PX', fenceLife)
   end
-  return {now, 0, 0}
+  return token
 end
