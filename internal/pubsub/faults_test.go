@@ -420,6 +420,7 @@ func TestRepliesThatNoRedisSendsAreAnInterruption(t *testing.T) {
 		"empty array": "*0\r\n", "array of numbers": "*3\r\n:1\r\n:2\r\n:3\r\n", "unknown": "*1\r\n$3\r\nwow\r\n",
 		"short": "*1\r\n$9\r\nsubscribe\r\n", "nil": "$-1\r\n", "garbage": "?!\r\n", "number": ":1\r\n", "error out of turn": "-ERR what\r\n",
 		"unsubscribed": "*3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n",
+		"of a Cluster": "*3\r\n$12\r\nsunsubscribe\r\n$1\r\na\r\n:0\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world) {

@@ -77,14 +77,15 @@ func (x *session) answered(msg *redis.Subscription) error {
 	case "subscribe", "ssubscribe":
 		x.confirm(msg.Channel)
 		x.done(subscribe, msg.Channel)
-	case "sunsubscribe":
+	case "unsubscribe", "sunsubscribe":
 		delete(x.confirmed, msg.Channel)
-		if !x.done(unsubscribe, msg.Channel) {
-			x.displaced(msg.Channel, errUnserved)
+		asked := x.done(unsubscribe, msg.Channel)
+		if x.sharded() {
+			if !asked {
+				x.displaced(msg.Channel, errUnserved)
+			}
+			return nil
 		}
-	case "unsubscribe":
-		delete(x.confirmed, msg.Channel)
-		x.done(unsubscribe, msg.Channel)
 		x.s.mu.Lock()
 		defer x.s.mu.Unlock()
 		if x.s.channels[msg.Channel] {
@@ -109,6 +110,7 @@ func (x *session) displaced(channel string, err error) {
 	}
 }
 
+// confirm notes that the server has subscribed to channel.
 func (x *session) confirm(channel string) {
 	if x.served.IsZero() {
 		x.served = time.Now()
@@ -117,7 +119,7 @@ func (x *session) confirm(channel string) {
 	delete(x.refused, channel)
 	x.s.mu.Lock()
 	news := x.s.enliven(channel)
-	if _, wanted := x.s.channels[channel]; !wanted {
+	if _, wanted := x.s.channels[channel]; !wanted { // an error was taken for its answer
 		x.s.changed[channel] = struct{}{}
 	}
 	x.s.refused = len(x.refused)

@@ -330,6 +330,15 @@ func (c *cluster) publish(channel, payload string) (receivers int) {
 	return receivers
 }
 
+// says lets a node send raw bytes to its subscribers.
+func (c *cluster) says(node int, raw string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for p := range c.nodes[node].subs {
+		p.Block(func(w *server.Writer) { w.WriteRaw(raw); w.Flush() })
+	}
+}
+
 // add adds channels and waits for what comes of it at once.
 func (c *cluster) add(channels ...string) {
 	c.Add(channels...)

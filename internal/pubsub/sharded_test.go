@@ -371,6 +371,40 @@ func TestASlotThatGoesWhileItsChannelIsRemovedDisturbsNoOther(t *testing.T) {
 	})
 }
 
+func TestRepliesThatNoClusterSendsAreAnInterruption(t *testing.T) {
+	for name, reply := range map[string]string{
+		"empty array": "*0\r\n", "short": "*1\r\n$10\r\nssubscribe\r\n", "garbage": "?!\r\n", "error out of turn": "-ERR what\r\n",
+		"LOADING": "-LOADING now\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			inCluster(t, func(t *testing.T, c *cluster) {
+				channels := tagged(30)
+				c.add(channels...)
+				own := c.of(1, channels)
+				c.says(1, reply)
+				time.Sleep(time.Second)
+				require.ElementsMatch(t, own, c.lostChannels())
+				c.delivered(channels...)
+			})
+		})
+	}
+	for name, reply := range map[string]string{
+		"MOVED out of turn": "-MOVED 1 10.0.0.2:6379\r\n", "another's confirmation": "*3\r\n$10\r\nssubscribe\r\n$1\r\na\r\n:1\r\n",
+		"another's end": "*3\r\n$12\r\nsunsubscribe\r\n$1\r\na\r\n:1\r\n", "a plain one's end": "*3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:1\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			inCluster(t, func(t *testing.T, c *cluster) {
+				channels := tagged(30)
+				c.add(channels...)
+				c.says(1, reply)
+				time.Sleep(time.Second)
+				require.Empty(t, c.lostChannels(), "nothing has happened")
+				c.delivered(channels...)
+			})
+		})
+	}
+}
+
 func TestAUserWithoutSunsubscribeAndPingIsServed(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		for i := range c.nodes {
