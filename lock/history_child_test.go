@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -26,7 +25,12 @@ import (
 const childVariable = "REDISHA_TEST_LOCK_CHILD"
 
 // childTTL is the TTL of a child's leases.
-const childTTL = time.Second
+func (s setting) childTTL() time.Duration {
+	if s.quorum() {
+		return quorumTTL
+	}
+	return time.Second
+}
 
 // resumed is how long a process that goes on after a stop may take to see that
 // its lease has ended.
@@ -34,9 +38,11 @@ const resumed = 2 * time.Second
 
 // A childSetup is what a child is told.
 type childSetup struct {
-	Name, Addr string
-	Keys       []string
-	Seed       uint64
+	Name  string
+	Addrs []string // one, or those of a quorum
+	TTL   time.Duration
+	Keys  []string
+	Seed  uint64
 }
 
 // A childEvent is what a child tells. Instants are Unix nanoseconds.
@@ -76,8 +82,14 @@ func beChild(text string) error {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		cancel()
 	}()
-	rdb := redis.NewClient(&redis.Options{Addr: setup.Addr, ReadTimeout: time.Second, ContextTimeoutEnabled: true})
-	c, err := New(rdb, Config{Holder: setup.Name, TTL: childTTL, Logger: slog.New(slog.DiscardHandler)})
+	var clients []*redis.Client
+	for _, addr := range setup.Addrs {
+		rdb := redis.NewClient(&redis.Options{Addr: addr, ReadTimeout: time.Second, MaxRetries: -1, ContextTimeoutEnabled: true})
+		defer func() { _ = rdb.Close() }()
+		clients = append(clients, rdb)
+	}
+	set := setting{nodes: len(clients)}
+	c, err := set.newClient(set.universal(clients), Config{Holder: setup.Name, TTL: setup.TTL, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return err
 	}
@@ -97,7 +109,7 @@ func beChild(text string) error {
 		tell(childEvent{What: childHolds, Key: key, Fence: l.Token(), Called: called, At: granted.UnixNano()})
 		d := between(random, time.Millisecond, 100*time.Millisecond)
 		if random.IntN(10) == 0 {
-			d = childTTL + between(random, 0, childTTL/2)
+			d = setup.TTL + between(random, 0, setup.TTL/2)
 		}
 		for time.Since(granted) < d {
 			at := time.Now().UnixNano()
@@ -110,7 +122,7 @@ func beChild(text string) error {
 		tell(childEvent{What: childIdles, At: time.Now().UnixNano()})
 		_ = l.Release(ctx)
 	}
-	return errors.Join(c.Close(), rdb.Close())
+	return c.Close()
 }
 
 // A child is the place of a child process, seen from its parent.
@@ -159,13 +171,17 @@ func (c *child) start() error {
 		return err
 	}
 	c.born++
-	setup, err := json.Marshal(childSetup{Name: c.name, Addr: c.srv.Addr(), Keys: c.keys, Seed: c.seed + uint64(c.born)})
+	setup := childSetup{Name: c.name, TTL: c.childTTL(), Keys: c.keys, Seed: c.seed + uint64(c.born)}
+	for _, srv := range c.servers {
+		setup.Addrs = append(setup.Addrs, srv.Addr())
+	}
+	text, err := json.Marshal(setup)
 	if err != nil {
 		return err
 	}
 	p := &childProcess{cmd: exec.Command(binary), read: make(chan struct{})}
 	p.state.Store(childIdles)
-	p.cmd.Env = append(os.Environ(), childVariable+"="+string(setup))
+	p.cmd.Env = append(os.Environ(), childVariable+"="+string(text))
 	p.cmd.Stderr = os.Stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
@@ -200,7 +216,7 @@ func (c *child) listen(p *childProcess, name string, stdout io.Reader) {
 		}
 		switch e.What {
 		case childHolds:
-			x = &holding{key: e.Key, client: name, process: name, fence: e.Fence, ttl: childTTL, called: c.h.at(e.Called), granted: c.h.at(e.At)}
+			x = &holding{key: e.Key, client: name, process: name, fence: e.Fence, ttl: c.childTTL(), called: c.h.at(e.Called), granted: c.h.at(e.At)}
 			x.seen = x.granted
 			c.h.hold(x)
 			c.acquired.Add(1)

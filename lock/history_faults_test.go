@@ -6,7 +6,12 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/internal/redistest"
 )
 
 // A fault disturbs a scene, in the end not any more.
@@ -53,35 +58,54 @@ func (s *scene) losing(key string, do func() error) error {
 	return err
 }
 
-// serverFaults are done one after the other.
+// serverFaults are done one after the other, each to a server taken at random, but
+// for those that lose data: they are done to all.
 func (s *scene) serverFaults() []fault {
 	ctx := context.Background()
+	one := func(random *rand.Rand) int { return random.IntN(s.nodes) }
 	send := func(args ...any) func(*rand.Rand) error {
-		return func(*rand.Rand) error {
-			return s.during("", func() error { return s.admin.Do(ctx, args...).Err() })
+		return func(random *rand.Rand) error {
+			return s.during("", func() error { return s.admins[one(random)].Do(ctx, args...).Err() })
 		}
 	}
-	restart := func(random *rand.Rand) error {
-		return s.during("", func() error {
-			s.srv.Kill()
-			sleepIn(s.disturbing, between(random, 0, 300*time.Millisecond))
-			return s.srv.Restart(ctx)
-		})
+	toAll := func(do func(admin *redis.Client) error) error {
+		for _, admin := range s.admins {
+			if err := do(admin); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
+	var restarts []time.Duration
 	faults := []fault{
 		{"server killed and restarted", func(random *rand.Rand) error {
-			if s.keeps {
-				return restart(random)
+			now := s.h.now()
+			restarts = slices.DeleteFunc(restarts, func(at time.Duration) bool { return at < now-2*quorumTTL })
+			if s.quorum() && len(restarts) >= (s.nodes-1)/2 {
+				return nil // more have lost their data than may
 			}
-			return s.losing("", func() error { return restart(random) })
+			restarts = append(restarts, now)
+			restart := func() error {
+				srv := s.servers[one(random)]
+				srv.Kill()
+				sleepIn(s.disturbing, between(random, 0, 300*time.Millisecond))
+				return srv.Restart(ctx)
+			}
+			return s.during("", func() error {
+				if s.keeps || s.quorum() {
+					return restart()
+				}
+				return s.losing("", restart)
+			})
 		}},
 		{"server stopped for a while", func(random *rand.Rand) error {
 			return s.during("", func() error {
-				if err := s.srv.Pause(); err != nil {
+				srv := s.servers[one(random)]
+				if err := srv.Pause(); err != nil {
 					return err
 				}
 				sleepIn(s.disturbing, between(random, 50*time.Millisecond, 1200*time.Millisecond))
-				return s.srv.Continue()
+				return srv.Continue()
 			})
 		}},
 		{"CLIENT KILL TYPE normal", send("CLIENT", "KILL", "TYPE", "normal")},
@@ -90,36 +114,47 @@ func (s *scene) serverFaults() []fault {
 		{"CLIENT PAUSE", func(random *rand.Rand) error {
 			return s.during("", func() error {
 				d := between(random, 10*time.Millisecond, 500*time.Millisecond)
-				err := s.admin.Do(ctx, "CLIENT", "PAUSE", d.Milliseconds(), []string{"ALL", "WRITE"}[random.IntN(2)]).Err()
+				err := s.admins[one(random)].Do(ctx, "CLIENT", "PAUSE", d.Milliseconds(), []string{"ALL", "WRITE"}[random.IntN(2)]).Err()
 				sleepIn(s.disturbing, d)
 				return err
 			})
 		}},
-		{"counters of tokens deleted", func(*rand.Rand) error { return s.deleted("f", s.keys) }},
-		{"queues deleted", func(*rand.Rand) error { return s.deleted("q", s.keys) }},
+		{"counters of tokens deleted", func(*rand.Rand) error {
+			if s.quorum() {
+				return nil // its tokens are ahead of the clocks
+			}
+			return toAll(func(admin *redis.Client) error { return s.deleted(admin, "f") })
+		}},
+		{"queues deleted", func(*rand.Rand) error {
+			return toAll(func(admin *redis.Client) error { return s.deleted(admin, "q") })
+		}},
 	}
 	if s.keeps {
 		return faults
 	}
 	return append(faults,
 		fault{"FLUSHALL", func(*rand.Rand) error {
-			return s.losing("", func() error { return s.admin.FlushAll(ctx).Err() })
+			return s.losing("", func() error {
+				return toAll(func(admin *redis.Client) error { return admin.FlushAll(ctx).Err() })
+			})
 		}},
 		fault{"a lease deleted", func(random *rand.Rand) error {
 			key := s.keys[random.IntN(len(s.keys))]
-			return s.losing(key, func() error { return s.admin.Del(ctx, leaseKey(key)).Err() })
+			return s.losing(key, func() error {
+				return toAll(func(admin *redis.Client) error { return admin.Del(ctx, leaseKey(key)).Err() })
+			})
 		}},
 	)
 }
 
 func leaseKey(key string) string { return "redisha:lock:{" + key + "}" }
 
-func (s *scene) deleted(suffix string, keys []string) error {
-	names := make([]string, len(keys))
-	for i, key := range keys {
-		names[i] = leaseKey(key) + ":" + suffix
+func (s *scene) deleted(admin *redis.Client, suffix string) error {
+	var names []string
+	for _, key := range s.keys {
+		names = append(names, leaseKey(key)+":"+suffix)
 	}
-	return s.admin.Del(context.Background(), names...).Err()
+	return admin.Del(context.Background(), names...).Err()
 }
 
 // clientFaults are done one after the other, to clients and child processes taken
@@ -131,33 +166,34 @@ func (s *scene) clientFaults() []fault {
 			return s.during(p.name, func() error { do(p, random); return nil })
 		}
 	}
+	aProxy := func(do func(*redistest.Proxy, *rand.Rand)) func(*rand.Rand) error {
+		return aParty(func(p *party, random *rand.Rand) { do(p.proxies[random.IntN(s.nodes)], random) })
+	}
 	aChild := func(do func(*child, *rand.Rand) error) func(*rand.Rand) error {
 		return func(random *rand.Rand) error { return do(s.children[random.IntN(len(s.children))], random) }
 	}
 	a, while := 10*time.Millisecond, 200*time.Millisecond
 	return []fault{
-		{"replies dropped", aParty(func(p *party, random *rand.Rand) {
-			p.proxy.CutReplies(1 + random.IntN(5))
+		{"replies dropped", aProxy(func(p *redistest.Proxy, random *rand.Rand) {
+			p.CutReplies(1 + random.IntN(5))
 			sleepIn(s.disturbing, between(random, a, while))
-			p.proxy.CutReplies(0)
+			p.CutReplies(0)
 		})},
-		{"requests dropped", aParty(func(p *party, random *rand.Rand) {
-			p.proxy.CutRequests(1 + random.IntN(5))
+		{"requests dropped", aProxy(func(p *redistest.Proxy, random *rand.Rand) {
+			p.CutRequests(1 + random.IntN(5))
 			sleepIn(s.disturbing, between(random, a, while))
-			p.proxy.CutRequests(0)
+			p.CutRequests(0)
 		})},
-		{"connections cut", aParty(func(p *party, _ *rand.Rand) { p.proxy.Cut() })},
+		{"connections cut", aProxy(func(p *redistest.Proxy, _ *rand.Rand) { p.Cut() })},
 		{"network gone silent", aParty(func(p *party, random *rand.Rand) {
-			p.proxy.BlackHole(true)
-			p.silent.Store(true)
+			p.silence(true)
 			sleepIn(s.disturbing, between(random, a, 1500*time.Millisecond))
-			p.silent.Store(false)
-			p.proxy.BlackHole(false)
+			p.silence(false)
 		})},
-		{"network slow", aParty(func(p *party, random *rand.Rand) {
-			p.proxy.Delay(between(random, time.Millisecond, 30*time.Millisecond))
+		{"network slow", aProxy(func(p *redistest.Proxy, random *rand.Rand) {
+			p.Delay(between(random, time.Millisecond, 30*time.Millisecond))
 			sleepIn(s.disturbing, between(random, a, while))
-			p.proxy.Delay(0)
+			p.Delay(0)
 		})},
 		{"clock jumped", aParty(func(p *party, random *rand.Rand) {
 			by := between(random, 50*time.Millisecond, 2*time.Second)
@@ -168,10 +204,10 @@ func (s *scene) clientFaults() []fault {
 			p.open()
 		})},
 		{"holder stopped for longer than its TTL", aChild(func(c *child, random *rand.Rand) error {
-			return c.stop(childHolds, between(random, childTTL, childTTL+childTTL/2))
+			return c.stop(childHolds, between(random, s.childTTL(), s.childTTL()+s.childTTL()/2))
 		})},
 		{"waiter stopped for a while", aChild(func(c *child, random *rand.Rand) error {
-			return c.stop(childWaits, between(random, 10*time.Millisecond, childTTL))
+			return c.stop(childWaits, between(random, 10*time.Millisecond, s.childTTL()))
 		})},
 		{"holder killed", aChild(func(c *child, _ *rand.Rand) error { return c.replace(childHolds) })},
 		{"waiter killed", aChild(func(c *child, _ *rand.Rand) error { return c.replace(childWaits) })},
@@ -181,11 +217,23 @@ func (s *scene) clientFaults() []fault {
 // heal undoes what may still disturb.
 func (s *scene) heal() {
 	for _, p := range s.parties {
-		p.proxy.CutReplies(0)
-		p.proxy.CutRequests(0)
-		p.proxy.BlackHole(false)
-		p.proxy.Delay(0)
+		p.silence(false)
+		for _, proxy := range p.proxies {
+			proxy.CutReplies(0)
+			proxy.CutRequests(0)
+			proxy.Delay(0)
+		}
 	}
-	_ = s.srv.Continue() // an error says that it does not run, or does
-	_ = s.admin.Do(context.Background(), "CLIENT", "UNPAUSE").Err()
+	for i, srv := range s.servers {
+		_ = srv.Continue() // an error says that it does not run
+		_ = s.admins[i].Do(context.Background(), "CLIENT", "UNPAUSE").Err()
+	}
+}
+
+// silence lets nothing pass between a party and all servers.
+func (p *party) silence(on bool) {
+	p.silent.Store(on)
+	for _, proxy := range p.proxies {
+		proxy.BlackHole(on)
+	}
 }

@@ -30,29 +30,52 @@ import (
 // Whatever is done to clients, their connections, their processes and their
 // clocks, and to a server that keeps its data: no two hold a lock at a time.
 func TestNoTwoHoldAtOnceWhateverFailsWhileTheServerKeepsItsData(t *testing.T) {
-	newScene(t, keepsData).run(100, 5*time.Second)
+	newScene(t, setting{keeps: true, nodes: 1}).run(100, 4*time.Second)
 }
 
 // Where the server loses leases, their holders notice it, and tokens still grow.
 func TestLossesAreNoticedAndTokensGrowWhenTheServerLosesItsData(t *testing.T) {
-	newScene(t, losesData).run(100, 5*time.Second)
+	newScene(t, setting{nodes: 1}).run(100, 4*time.Second)
 }
 
-const (
-	keepsData = true  // over a restart, and nobody deletes what is not his
-	losesData = false // by restarts, FLUSHALL and deleted leases
+// The same for a quorum, a minority of whose servers at a time is killed and
+// comes back with nothing, is stopped, and is cut off.
+func TestNoTwoHoldAtOnceWhateverFailsInAMinorityOfAQuorum(t *testing.T) {
+	newScene(t, setting{keeps: true, nodes: 3}).run(20, 4*time.Second)
+}
 
-	parties        = 8
-	workersOfParty = 25
-)
+// quorumTTL is the TTL in a quorum, whose servers take no part for as long after
+// they were started.
+const quorumTTL = 3 * time.Second
+
+// A setting says what a scene is about.
+type setting struct {
+	// keeps is that no lease is lost: a server keeps its data over a restart, or
+	// the others of a quorum do, and nobody deletes what is not his. Else there
+	// are restarts of servers without persistence, FLUSHALL, and deleted leases.
+	keeps bool
+
+	nodes int // 1, or those of a quorum
+}
+
+func (s setting) quorum() bool { return s.nodes > 1 }
+
+// crowd returns how many clients there are, each a process' worth of one, and how
+// many goroutines contend in each. A quorum costs five times as much.
+func (s setting) crowd() (parties, workers int) {
+	if s.quorum() {
+		return 4, 3
+	}
+	return 8, 25
+}
 
 // A scene is a server, clients of it, and what disturbs them.
 type scene struct {
+	setting
 	t        *testing.T
 	seed     uint64
-	keeps    bool
-	srv      *redistest.Server
-	admin    *redis.Client
+	servers  []*redistest.Server
+	admins   []*redis.Client // of each server
 	h        *history
 	resource *resource
 	parties  []*party
@@ -76,7 +99,7 @@ type scene struct {
 
 // newScene starts what takes part. REDISHA_TEST_SEED=n repeats the choices of one
 // run; what comes of them depends on the scheduler, too.
-func newScene(t *testing.T, keeps bool) *scene {
+func newScene(t *testing.T, set setting) *scene {
 	redistest.Require(t)
 	seed := uint64(time.Now().UnixNano())
 	if text := os.Getenv("REDISHA_TEST_SEED"); text != "" {
@@ -90,14 +113,16 @@ func newScene(t *testing.T, keeps bool) *scene {
 		var left error
 		require.Eventually(t, func() bool { left = goleak.Find(before); return left == nil }, 30*time.Second, 100*time.Millisecond, "goroutines are left: %v", left)
 	})
-	s := &scene{
-		t: t, seed: seed, keeps: keeps, srv: redistest.New(t, redistest.Config{Persist: keeps}),
-		resource: newResource(), outcomes: map[string]int{}, faults: map[string]int{},
+	s := &scene{setting: set, t: t, seed: seed, resource: newResource(), outcomes: map[string]int{}, faults: map[string]int{}}
+	for range s.nodes {
+		srv := redistest.New(t, redistest.Config{Persist: s.keeps && !s.quorum()})
+		opt := srv.Options()
+		opt.ReadTimeout = 30 * time.Second // CLIENT PAUSE holds it up as well
+		admin := redis.NewClient(opt)
+		t.Cleanup(func() { _ = admin.Close() })
+		s.servers, s.admins = append(s.servers, srv), append(s.admins, admin)
 	}
-	opt := s.srv.Options()
-	opt.ReadTimeout = 30 * time.Second // CLIENT PAUSE holds it up as well
-	s.admin = redis.NewClient(opt)
-	t.Cleanup(func() { _ = s.admin.Close() })
+	s.awaitFirst()
 	s.h = newHistory()
 	s.working, s.stopWork = context.WithCancel(context.Background())
 	s.disturbing, s.stopFaults = context.WithCancel(context.Background())
@@ -111,6 +136,7 @@ func newScene(t *testing.T, keeps bool) *scene {
 	for i := range 8 {
 		s.keys = append(s.keys, fmt.Sprintf("hot-%d", i))
 	}
+	parties, _ := s.crowd()
 	for i := range parties {
 		s.parties = append(s.parties, s.newParty(i))
 	}
@@ -120,14 +146,33 @@ func newScene(t *testing.T, keeps bool) *scene {
 	return s
 }
 
+// awaitFirst waits until there are leases at all: a quorum wants its servers to have
+// run for a while.
+func (s *scene) awaitFirst() {
+	c, err := s.newClient(s.universal(s.admins), Config{Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(s.t, err)
+	s.until(2*time.Minute, func() string {
+		l, err := c.TryAcquire(s.t.Context(), "first")
+		if err == nil {
+			err = l.Release(s.t.Context())
+		}
+		if err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	require.NoError(s.t, c.Close())
+}
+
 func (s *scene) random(stream int) *rand.Rand { return rand.New(rand.NewPCG(s.seed, uint64(stream))) }
 
 // run lets clients work while they are disturbed, for d and until they have come
 // to so many leases, and judges what they saw.
 func (s *scene) run(leases int64, d time.Duration) {
 	s.watchTimers()
+	parties, workers := s.crowd()
 	for i, p := range s.parties {
-		for j := range workersOfParty {
+		for j := range workers {
 			s.running.Go(func() { p.work(s.random(1000*i + j)) })
 		}
 		for j := range 2 {
@@ -142,6 +187,9 @@ func (s *scene) run(leases int64, d time.Duration) {
 		{s.clientFaults(), 100 * time.Millisecond},
 		{s.clientFaults(), 100 * time.Millisecond},
 	} {
+		if i == 2 && s.quorum() {
+			break // its nodes, and as many proxies, need the machine
+		}
 		s.faulting.Go(func() { s.disturb(s.random(100_000+i), by.faults, by.gap) })
 	}
 	s.until(2*time.Minute+time.Duration(leases)*50*time.Millisecond, func() string {
@@ -206,7 +254,7 @@ func (s *scene) goesOn() {
 func (s *scene) nothingLeft() {
 	t := s.t
 	ctx := t.Context()
-	c, err := New(s.admin, Config{Logger: slog.New(slog.DiscardHandler)})
+	c, err := s.newClient(s.universal(s.admins), Config{Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	s.until(time.Minute, func() string {
 		for _, key := range s.keys {
@@ -214,8 +262,12 @@ func (s *scene) nothingLeft() {
 				_ = l.Release(ctx)
 			}
 		}
-		left, err := s.admin.Keys(ctx, "*").Result()
-		require.NoError(t, err)
+		var left []string
+		for _, admin := range s.admins {
+			keys, err := admin.Keys(ctx, "*").Result()
+			require.NoError(t, err)
+			left = append(left, keys...)
+		}
 		left = slices.DeleteFunc(left, func(key string) bool { return strings.HasSuffix(key, "}:f") })
 		if len(left) == 0 {
 			return ""
@@ -223,11 +275,29 @@ func (s *scene) nothingLeft() {
 		return fmt.Sprintf("left in Redis: %q", left)
 	})
 	require.NoError(t, c.Close())
-	counters, err := s.admin.Keys(ctx, "*}:f").Result()
-	require.NoError(t, err)
-	for _, key := range counters {
-		require.Positive(t, s.admin.PTTL(ctx, key).Val(), "%s must end some day", key)
+	for _, admin := range s.admins {
+		counters, err := admin.Keys(ctx, "*}:f").Result()
+		require.NoError(t, err)
+		for _, key := range counters {
+			require.Positive(t, admin.PTTL(ctx, key).Val(), "%s must end some day", key)
+		}
 	}
+}
+
+// newClient returns a client of the server, or of the quorum.
+func (s setting) newClient(nodes []redis.UniversalClient, cfg Config) (*Client, error) {
+	if s.quorum() {
+		cfg.TTL = quorumTTL
+		return NewQuorum(nodes, cfg)
+	}
+	return New(nodes[0], cfg)
+}
+
+func (s setting) universal(clients []*redis.Client) (all []redis.UniversalClient) {
+	for _, rdb := range clients {
+		all = append(all, rdb)
+	}
+	return all
 }
 
 func (s *scene) judge() {
@@ -301,13 +371,13 @@ func (s *scene) watchTimers() {
 }
 
 // A party is a process' worth of a client: connections of its own, which go
-// through a proxy of its own, and a clock of its own.
+// through proxies of its own, and a clock of its own.
 type party struct {
 	*scene
-	name  string
-	proxy *redistest.Proxy
-	rdb   redis.UniversalClient
-	shift atomic.Int64 // of the wall clock
+	name    string
+	proxies []*redistest.Proxy // one for each server
+	rdbs    []redis.UniversalClient
+	shift   atomic.Int64 // of the wall clock
 
 	silent atomic.Bool // its network
 
@@ -319,29 +389,34 @@ type party struct {
 // that never repeats a command, or one as redisha.Open makes it.
 func (s *scene) newParty(i int) *party {
 	t := s.t
-	p := &party{scene: s, name: fmt.Sprintf("party-%d", i), proxy: redistest.NewProxy(t, s.srv.Addr())}
-	opt := s.srv.Options()
-	opt.Addr, opt.ReadTimeout, opt.PoolSize = p.proxy.Addr(), time.Second, 2*workersOfParty
-	switch i % 4 {
-	case 0:
-		p.rdb = redis.NewClient(opt)
-	case 1:
-		opt.MaxRetries = -1
-		p.rdb = redis.NewClient(opt)
-	default:
-		ep, err := endpoint.Parse("redis://" + p.proxy.Addr() + "?read_timeout=1s")
-		require.NoError(t, err)
-		p.rdb, err = conn.New(conn.Config{Role: "locks", Endpoint: ep, Logger: slog.New(slog.DiscardHandler)})
-		require.NoError(t, err)
+	p := &party{scene: s, name: fmt.Sprintf("party-%d", i)}
+	for _, srv := range s.servers {
+		proxy := redistest.NewProxy(t, srv.Addr())
+		opt := srv.Options()
+		opt.Addr, opt.ReadTimeout, opt.PoolSize = proxy.Addr(), time.Second, 64
+		var rdb redis.UniversalClient
+		switch i % 4 {
+		case 0:
+			rdb = redis.NewClient(opt)
+		case 1:
+			opt.MaxRetries = -1
+			rdb = redis.NewClient(opt)
+		default:
+			ep, err := endpoint.Parse("redis://" + proxy.Addr() + "?read_timeout=1s")
+			require.NoError(t, err)
+			rdb, err = conn.New(conn.Config{Role: "locks", Endpoint: ep, Logger: slog.New(slog.DiscardHandler)})
+			require.NoError(t, err)
+		}
+		t.Cleanup(func() { _ = rdb.Close() })
+		p.proxies, p.rdbs = append(p.proxies, proxy), append(p.rdbs, rdb)
 	}
-	t.Cleanup(func() { _ = p.rdb.Close() })
 	p.open()
 	t.Cleanup(func() { _ = p.get().Close() })
 	return p
 }
 
 func (p *party) open() {
-	c, err := New(p.rdb, Config{Holder: p.name, CloseTimeout: 100 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)})
+	c, err := p.newClient(p.rdbs, Config{Holder: p.name, CloseTimeout: 100 * time.Millisecond, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		p.t.Error(err)
 		return
@@ -368,19 +443,24 @@ func (p *party) get() *Client {
 // work acquires locks in all the ways there are, until the scene ends.
 func (p *party) work(random *rand.Rand) {
 	for p.working.Err() == nil {
-		p.acquireOne(random)
-		sleepIn(p.working, between(random, 0, 3*time.Millisecond))
+		rest := 3 * time.Millisecond
+		if err := p.acquireOne(random); err != nil && !errors.Is(err, ErrNotAcquired) {
+			rest = 50 * time.Millisecond
+		}
+		sleepIn(p.working, between(random, 0, rest))
 	}
 }
 
-func (p *party) acquireOne(random *rand.Rand) {
-	c, key := p.get(), p.keys[random.IntN(len(p.keys))]
-	ttl := someTTL(random)
+func (p *party) acquireOne(random *rand.Rand) error {
+	c, key, ttl := p.get(), p.keys[random.IntN(len(p.keys))], p.someTTL(random)
 	ctx, cancel := context.WithCancel(p.working)
 	defer cancel()
+	acquire := func(ctx context.Context, opts ...Option) error {
+		return p.hold(random, ctx, key, ttl, "acquire", func() (*Lease, error) { return c.Acquire(ctx, key, append(opts, TTL(ttl))...) })
+	}
 	switch way := random.IntN(10); way {
 	case 0, 1:
-		p.hold(random, key, ttl, ctx, func() (*Lease, error) { return c.TryAcquire(ctx, key, TTL(ttl)) })
+		return p.hold(random, ctx, key, ttl, "try to acquire", func() (*Lease, error) { return c.TryAcquire(ctx, key, TTL(ttl)) })
 	case 2:
 		called := p.h.now()
 		err := c.Do(ctx, key, func(_ context.Context, l *Lease) error {
@@ -388,34 +468,36 @@ func (p *party) acquireOne(random *rand.Rand) {
 			return nil
 		}, TTL(ttl), MaxWait(between(random, time.Millisecond, 2*time.Second)))
 		p.tell("do", err)
+		return err
 	case 3, 4: // cancelled somewhere within an attempt, or while it waits, or while it is held
 		after := between(random, 0, []time.Duration{5 * time.Millisecond, 300 * time.Millisecond}[way-3])
 		timer := time.AfterFunc(after, cancel)
 		defer timer.Stop()
-		p.hold(random, key, ttl, ctx, func() (*Lease, error) { return c.Acquire(ctx, key, TTL(ttl)) })
+		return acquire(ctx)
 	case 5:
 		limited, stop := context.WithTimeout(ctx, between(random, 0, 50*time.Millisecond))
 		defer stop()
-		p.hold(random, key, ttl, ctx, func() (*Lease, error) { return c.Acquire(limited, key, TTL(ttl)) })
+		return acquire(limited)
 	default:
-		most := between(random, time.Millisecond, 3*time.Second)
-		p.hold(random, key, ttl, ctx, func() (*Lease, error) { return c.Acquire(ctx, key, TTL(ttl), MaxWait(most)) })
+		return acquire(ctx, MaxWait(between(random, time.Millisecond, 3*time.Second)))
 	}
 }
 
 // hold acquires, holds, and mostly releases.
-func (p *party) hold(random *rand.Rand, key string, ttl time.Duration, ctx context.Context, acquire func() (*Lease, error)) {
+func (p *party) hold(random *rand.Rand, ctx context.Context, key string, ttl time.Duration, what string, acquire func() (*Lease, error)) error {
 	x := &holding{key: key, ttl: ttl, called: p.h.now()}
 	l, err := acquire()
-	p.tell("acquire", err)
+	p.tell(what, err)
 	if err != nil {
-		return
+		return err
 	}
 	p.enjoy(random, l, x)
 	if errors.Is(context.Cause(l.Context()), ErrClosed) && random.IntN(2) == 0 {
-		return // left to its TTL
+		return nil // left to its TTL
 	}
-	p.tell("release", l.Release(ctx))
+	err = l.Release(ctx)
+	p.tell("release", err)
+	return err
 }
 
 func (p *party) granted(x *holding, l *Lease) {
@@ -461,7 +543,7 @@ func (p *party) ended(x *holding, cause error, what string) {
 	}
 	why := cause.Error()
 	p.count(what + why[strings.LastIndex(why, ": ")+2:])
-	if strings.HasSuffix(why, lossReasons[refused]) {
+	if !p.quorum() && strings.HasSuffix(why, lossReasons[refused]) {
 		p.h.mu.Lock()
 		defer p.h.mu.Unlock()
 		x.refused = p.h.now()
@@ -471,11 +553,11 @@ func (p *party) ended(x *holding, cause error, what string) {
 // keep holds a lock for long, over whatever happens, in turns with a neighbour.
 func (p *party) keep(random *rand.Rand, key string) {
 	for p.working.Err() == nil {
-		x := &holding{key: key, ttl: someTTL(random), called: p.h.now()}
+		x := &holding{key: key, ttl: p.someTTL(random), called: p.h.now()}
 		l, err := p.get().Acquire(p.working, key, TTL(x.ttl))
 		p.tell("acquire to keep", err)
 		if err != nil {
-			sleepIn(p.working, between(random, 0, 20*time.Millisecond))
+			sleepIn(p.working, between(random, 0, 50*time.Millisecond))
 			continue
 		}
 		p.granted(x, l)
@@ -524,7 +606,10 @@ func sleepIn(ctx context.Context, d time.Duration) {
 	}
 }
 
-func someTTL(random *rand.Rand) time.Duration {
+func (s setting) someTTL(random *rand.Rand) time.Duration {
+	if s.quorum() {
+		return quorumTTL
+	}
 	return []time.Duration{300 * time.Millisecond, time.Second, time.Second, 3 * time.Second}[random.IntN(4)]
 }
 
