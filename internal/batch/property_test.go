@@ -77,7 +77,16 @@ func (p *player) request() (steps []step) {
 			}})
 		case 2:
 			key := p.key("text" + strconv.Itoa(p.serial))
-			steps = append(steps, step{words("set", key, text, "ex", 60), equals("OK")}, step{words("get", key), equals(text)})
+			stored := false // else the SET has failed, and left the key alone or not
+			steps = append(steps, step{words("set", key, text, "ex", 60), func(cmd *redis.Cmd) error {
+				stored = true
+				return equals("OK")(cmd)
+			}}, step{words("get", key), func(cmd *redis.Cmd) error {
+				if !stored && cmd.Err() == redis.Nil { //nolint:errorlint // bare
+					return nil
+				}
+				return equals(text)(cmd)
+			}})
 		case 3:
 			key := p.key("k")
 			steps = append(steps, step{words("eval_ro", "return {KEYS[1], ARGV[1]}", 1, key, text), func(cmd *redis.Cmd) error {
