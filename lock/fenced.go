@@ -67,7 +67,7 @@ var (
 // row). In a transaction this statement comes first: it locks the row, so that no
 // later holder passes before the rest is committed. MySQL counts rows that have
 // the same values already as not affected, unless the connection says
-// clientFoundRows=true. The token is a positive int64 that grows, about the time in microseconds since 1970.
+// clientFoundRows=true.
 func SetFenced(ctx context.Context, rdb redis.Scripter, key string, value any, token int64, ttl time.Duration) error {
 	fence, err := fenceOf(key)
 	switch {
@@ -87,17 +87,26 @@ func SetFenced(ctx context.Context, rdb redis.Scripter, key string, value any, t
 	reply, err := fencedScript.Run(ctx, rdb, []string{key, fence},
 		value, strconv.FormatInt(token, 10), ttl.Milliseconds(), max(fenceLife, ttl).Milliseconds()).Result()
 	if err != nil {
-		if cause := ended(ctx); cause != nil {
-			err = cause
-		} else if redis.HasErrorPrefix(err, "WRONGTYPE") {
-			err = fmt.Errorf("%s holds something else than a token, delete it: %w", quote(fence), err)
-		}
-		return failed("set", key, err)
+		return failed("set", key, explainFenced(ctx, err, key, fence))
 	}
 	if last, refused := reply.(string); refused {
 		return failed("set", key, fencedOff(token, last, fence))
 	}
 	return nil
+}
+
+// explainFenced adds to an error what to do, where the error does not say it.
+func explainFenced(ctx context.Context, err error, key, fence string) error {
+	if cause := ended(ctx); cause != nil {
+		return cause
+	}
+	switch {
+	case redis.HasErrorPrefix(err, "WRONGTYPE"):
+		return fmt.Errorf("%s holds something else than a token, delete it: %w", quote(fence), err)
+	case redis.IsPermissionError(err), redis.HasErrorPrefix(err, "The user executing the script"):
+		return fmt.Errorf("%w: the user needs the commands EVAL EVALSHA GET SET on the keys %s and %s", err, quote(key), quote(fence))
+	}
+	return err
 }
 
 // fencedOff says why a write with token was refused where last was stored.

@@ -3,8 +3,10 @@ package lock
 import (
 	"context"
 	"math"
+	"math/rand/v2"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/redisha/redisha/internal/redistest"
 	"github.com/redisha/redisha/internal/redistest/both"
 	"github.com/redisha/redisha/internal/testserver"
 )
@@ -180,6 +183,50 @@ func TestSetFencedWorksOnCluster(t *testing.T) {
 		require.NoError(t, SetFenced(t.Context(), rdb, key, "a", 7, time.Minute))
 		require.ErrorIs(t, SetFenced(t.Context(), rdb, key, "late", 6, time.Minute), ErrFenced)
 		require.Equal(t, "a", rdb.Get(t.Context(), key).Val())
+	}
+}
+
+func TestTheGreatestOfManyWritersStays(t *testing.T) {
+	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		const writers = 64
+		var wait sync.WaitGroup
+		errs := make([]error, writers)
+		for i, token := range rand.Perm(writers) {
+			wait.Go(func() { errs[i] = SetFenced(t.Context(), rdb, "stock", token+1, int64(token)+1, 0) })
+		}
+		wait.Wait()
+		for _, err := range errs {
+			if err != nil {
+				require.ErrorIs(t, err, ErrFenced)
+			}
+		}
+		require.Equal(t, strconv.Itoa(writers), rdb.Get(t.Context(), "stock").Val())
+	})
+}
+
+func TestAFencedWriteWhoseReplyWasLostIsSentAgain(t *testing.T) {
+	srv := testserver.New(t)
+	rdb := ownClient(t, srv)
+	require.NoError(t, SetFenced(t.Context(), rdb, "stock", "a", 1, 0))
+	srv.CutReplies(1, "EVALSHA")
+	require.NoError(t, SetFenced(t.Context(), rdb, "stock", "b", 2, 0))
+	require.Equal(t, "b", rdb.Get(t.Context(), "stock").Val())
+}
+
+func TestSetFencedSaysWhatItsUserNeeds(t *testing.T) {
+	srv := redistest.New(t, redistest.Config{Users: []string{
+		"app on >pw +@all ~app:*", "reader on >pw +@read +eval +evalsha ~*", "bare on >pw +@all -@scripting ~*",
+	}})
+	for user, key := range map[string]string{"app": "other", "reader": "k", "bare": "k"} {
+		opt := srv.Options()
+		opt.Username, opt.Password = user, "pw"
+		rdb := redis.NewClient(opt)
+		err := SetFenced(t.Context(), rdb, key, "a", 1, 0)
+		require.ErrorContains(t, err, `the user needs the commands EVAL EVALSHA GET SET on the keys "`+key+`" and "`+key+`:fence{`+key+`}"`, user)
+		if user == "app" {
+			require.NoError(t, SetFenced(t.Context(), rdb, "app:k", "a", 1, 0), "a rule for a prefix allows both keys")
+		}
+		require.NoError(t, rdb.Close())
 	}
 }
 
