@@ -172,6 +172,22 @@ func (c *cluster) poolOf(node int) int {
 	return c.nodes[node].open() - len(c.nodes[node].subs)
 }
 
+func TestTheSuccessorOfANodeIsFoundAtOnce(t *testing.T) {
+	inCluster(t, func(t *testing.T, c *cluster) {
+		channels := tagged(30)
+		c.add(channels...)
+		time.Sleep(500 * time.Millisecond)
+		c.takeOver(1, 3)
+		c.nodes[1].srv.Stop()
+		time.Sleep(100 * time.Millisecond)
+		if !c.cn.Own() {
+			time.Sleep(900 * time.Millisecond) // go-redis dials the old one five times
+		}
+		c.delivered(channels...)
+		require.ElementsMatch(t, c.of(3, channels), c.lostChannels())
+	})
+}
+
 func TestANodeThatComesBackServesItsChannels(t *testing.T) {
 	inCluster(t, func(t *testing.T, c *cluster) {
 		channels := tagged(30)
