@@ -216,3 +216,45 @@ func ExampleSetFenced() {
 	// fenced off: true
 	// stock: 9
 }
+
+// quorum returns five servers in memory, which have run for long enough to be
+// trusted, their clients, and what closes all.
+func quorum(ttl time.Duration) (servers []*testserver.Server, nodes []redis.UniversalClient, end func()) {
+	for range 5 {
+		srv, err := testserver.Start()
+		if err != nil {
+			log.Fatal(err)
+		}
+		opt := srv.Options()
+		opt.MaxRetries, opt.ContextTimeoutEnabled = -1, true // as redisha.Open does
+		servers, nodes = append(servers, srv), append(nodes, redis.NewClient(opt))
+	}
+	time.Sleep(ttl + 2500*time.Millisecond)
+	return servers, nodes, func() {
+		for i, rdb := range nodes {
+			_ = rdb.Close()
+			servers[i].Close()
+		}
+	}
+}
+
+// Locks that outlive the loss of any two of five servers.
+func ExampleNewQuorum() {
+	servers, nodes, end := quorum(2 * time.Second)
+	defer end()
+	locks, err := lock.NewQuorum(nodes, lock.Config{TTL: 2 * time.Second})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer locks.Close()
+
+	servers[3].Close()
+	write := func(context.Context, *lock.Lease) error {
+		fmt.Println("a server is gone, and the report is written")
+		return nil
+	}
+	for locks.Do(context.Background(), "report", write) != nil {
+		time.Sleep(time.Second) // three servers were too slow for a moment: a server of this example is only a goroutine
+	}
+	// Output: a server is gone, and the report is written
+}
