@@ -13,8 +13,10 @@ import (
 
 // A fusion is a script of ours with one of redislock's in front, which it calls
 // as base(KEYS, ARGV): one script costs a server less than two. Redislock's text
-// comes from redislock itself.
+// comes from redislock itself. What is in front of both is for the most frequent
+// case, and does there what they would do.
 type fusion struct {
+	front string
 	rest  string
 	whole atomic.Pointer[whole]
 }
@@ -25,7 +27,7 @@ func (f *fusion) with(base string) *whole {
 	if w := f.whole.Load(); w != nil {
 		return w
 	}
-	text := "local function base(KEYS, ARGV)\n" + base + "\nend\n" + f.rest
+	text := f.front + "local function base(KEYS, ARGV)\n" + base + "\nend\n" + f.rest
 	w := &whole{text, redis.NewScript(text).Hash()}
 	f.whole.Store(w)
 	return w

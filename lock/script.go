@@ -20,6 +20,8 @@ var (
 	fenceLua string
 	//go:embed lua/release.lua
 	releaseLua string
+	//go:embed lua/hand.lua
+	handLua string
 	//go:embed lua/pass.lua
 	passLua string
 	//go:embed lua/wake.lua
@@ -34,22 +36,14 @@ var (
 	// The first two are not sent again by the connection: an attempt that is
 	// executed twice could be so after its lease was released, and the second
 	// release of a lease says that it was lost.
-	obtainScript  = fusion{rest: obtainLua + queueLua + fenceLua}
-	releaseScript = fusion{rest: releaseLua + queueLua + handLua}
+	obtainScript  = fusion{front: obtainLua, rest: queueLua + fenceLua}
+	releaseScript = fusion{front: releaseLua, rest: queueLua + handLua}
 	passScript    = conn.RepeatableScript(queueLua + passLua)
 	wakeScript    = conn.RepeatableScript(queueLua + wakeLua)
 	waitScript    = conn.RepeatableScript(queueLua + waitLua)
 	inspectScript = conn.RepeatableScript(inspectLua)
 	revokeScript  = redis.NewScript(revokeLua)
 )
-
-// handLua hands over what can be, at the end of a release.
-const handLua = `
-for i = 1, n do
-  pcall(wake, KEYS[i], KEYS[n + i]) -- whatever the queue is, the lease was released
-end
-return reply
-`
 
 const (
 	// The scripts have the same figures.

@@ -210,3 +210,42 @@ func TestScriptsHaveTheSameFigures(t *testing.T) {
 	require.Contains(t, queueLua, fmt.Sprintf("string.sub(entry, %d)", tokenLen+1))
 	require.Contains(t, waitLua, fmt.Sprintf("redis.call('GETRANGE', KEYS[1], 0, %d)", tokenLen-1))
 }
+
+// In front of redislock's scripts stand shorter ones for the most frequent case.
+func TestWhatStandsInFrontDoesWhatRedislockDoes(t *testing.T) {
+	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		ctx := t.Context()
+		c := open(t, rdb, Config{TTL: time.Minute})
+		l := acquire(t, c, "k")
+		held := l.grant(0)
+		theirs, err := redislock.Obtain(ctx, rdb, "theirs", time.Minute, &redislock.Options{Token: held.Token(), Metadata: held.Metadata()})
+		require.NoError(t, err)
+		for _, get := range []func(string) any{
+			func(key string) any { return rdb.Get(ctx, key).Val() },
+			func(key string) any { return rdb.Type(ctx, key).Val() },
+			func(key string) any { return rdb.PTTL(ctx, key).Val().Round(10 * time.Second) },
+		} {
+			require.Equal(t, get("theirs"), get(leaseK))
+		}
+		for name, disturb := range map[string]func(key string) error{
+			"as it was":       func(string) error { return nil },
+			"gone":            func(key string) error { return rdb.Del(ctx, key).Err() },
+			"another's":       func(key string) error { return rdb.Set(ctx, key, "another's", 0).Err() },
+			"of another type": func(key string) error { return rdb.Del(ctx, key).Err() },
+		} {
+			require.NoError(t, rdb.Set(ctx, "theirs", held.Token()+held.Metadata(), time.Minute).Err())
+			require.NoError(t, rdb.Set(ctx, leaseK, held.Token()+held.Metadata(), time.Minute).Err())
+			for _, key := range []string{"theirs", leaseK} {
+				require.NoError(t, disturb(key))
+				if name == "of another type" {
+					require.NoError(t, rdb.RPush(ctx, key, "x").Err())
+				}
+			}
+			want := theirs.Release(ctx)
+			got := c.store.release(ctx, l)
+			require.Equal(t, want, got, name)
+			require.Equal(t, rdb.Exists(ctx, "theirs").Val(), rdb.Exists(ctx, leaseK).Val(), name)
+			require.NoError(t, rdb.Del(ctx, "theirs", leaseK).Err())
+		}
+	})
+}

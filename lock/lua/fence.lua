@@ -1,4 +1,6 @@
 -- fence.lua is the rest of obtain.lua.
+local n = #KEYS / 3
+local mine = base({unpack(KEYS, 1, n)}, ARGV)
 if not mine then
   local refused = 0
   if ARGV[4] then

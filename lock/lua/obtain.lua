@@ -1,6 +1,6 @@
--- obtain.lua follows redislock's script, which is the function base here: it
--- gives the lease its fencing token if that has obtained it. If the lease is
--- another's, it takes a place in the queue for me, where I want one.
+-- obtain.lua obtains a lease as redislock's script does, which is the function
+-- base behind it, and gives it its fencing token. If the lease is another's, it
+-- takes a place in the queue for me, where I want one.
 --
 -- It returns the token; or {token, the server's time}, if I was called from the
 -- queue; or {-1, PTTL of the lease, 1 if it may not publish}. PTTL is -2 if there is no
@@ -16,10 +16,9 @@
 -- ARGV[5] 'called' if I was called from the queue; 'drop' if my entry may be in
 --         the queue although I obtain the lease
 local fenceLife = '2592000000' -- how long the counters live, milliseconds: 30 days
-local n = #KEYS / 3
-local mine = base({unpack(KEYS, 1, n)}, ARGV)
 
-if mine and n == 1 and not ARGV[5] then -- the most frequent, without what follows
+-- One lock that is free: the most frequent case, without what follows.
+if #KEYS == 3 and not ARGV[5] and redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[3]) then
   local time = redis.call('TIME')
   local token = time[1] * 1000000 + time[2]
   local last = tonumber(redis.call('SET', KEYS[3], token, 'GET', 'PX', fenceLife) or '0')
