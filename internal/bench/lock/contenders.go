@@ -151,6 +151,8 @@ func openRedislock(o settings) (locker, error) {
 	return locker{
 		try: func(ctx context.Context, key string) (held, error) { return obtain(ctx, key, nil) },
 		acquire: func(ctx context.Context, key string) (held, error) {
+			ctx, cancel := context.WithTimeout(ctx, time.Hour) // else it waits for a TTL alone, and cuts its last attempt
+			defer cancel()
 			poll := &redislock.Options{RetryStrategy: redislock.LinearBackoff(pollEvery)}
 			return again(ctx, func() (held, error) { return obtain(ctx, key, poll) })
 		},

@@ -207,7 +207,7 @@ func TestAStoppedWaiterCostsTheClaim(t *testing.T) {
 	served, err := b.stopWaiter(t.Context(), sides[0])
 	require.NoError(t, err)
 	for _, took := range served {
-		require.GreaterOrEqual(t, took, claimTTL, "it was first in line: else nothing is shown")
+		require.GreaterOrEqual(t, took, claimTTL-100*time.Millisecond, "it was first in line: else nothing is shown")
 	}
 }
 
