@@ -365,10 +365,23 @@ func (q *quorum) nodes() []NodeStats {
 	return stats
 }
 
+// close waits for nodes that do not answer no longer than for their answers: what
+// hangs there ends with the client's read timeout.
 func (q *quorum) close(ctx context.Context) error {
-	err := q.bell.close(ctx)
-	for _, m := range q.members {
-		err = errors.Join(err, m.node.close(ctx))
+	errs := make([]error, len(q.members)+1)
+	var all sync.WaitGroup
+	all.Go(func() { errs[len(q.members)] = q.bell.close(ctx) })
+	for i, m := range q.members {
+		all.Go(func() {
+			if !m.isSilent(q.clock()) {
+				errs[i] = m.node.close(ctx)
+				return
+			}
+			ctx, cancel := context.WithTimeout(ctx, nodeTimeoutMost)
+			defer cancel()
+			_ = m.node.close(ctx)
+		})
 	}
-	return err
+	all.Wait()
+	return errors.Join(errs...)
 }

@@ -28,14 +28,12 @@ type ballot struct {
 	phase   phase
 	seats   []seat
 	lock    *redislock.Lock // what a node has given; it is the same for all
-	fence   int64           // of the lease
+	fence   int64           // of the lease; 0 before a majority has drawn
 	decided chan struct{}   // closed when it is known how the attempt has ended
 	ended   bool            // it is closed
 	err     error           // why it was not won
 	late    int             // times that the nodes have had to answer
-	raising int             // counters being raised while the ballot is not decided
-	raised  bool
-	parting *parting // the release that somebody waits for; nil: none
+	parting *parting        // the release that somebody waits for; nil: none
 }
 
 type phase uint8
@@ -55,6 +53,8 @@ type seat struct {
 	err   error // why it has not given the lease
 	other string
 	left  time.Duration
+
+	raised, raising bool // its counter was to be; is being
 }
 
 type seatState uint8
@@ -176,8 +176,8 @@ func (b *ballot) ask(ctx context.Context, i int, least int64, draw bool) {
 		if draw {
 			s.state, s.draw = seatFirm, v.token
 		}
-		if b.phase == won && s.least < b.fence {
-			b.raise(ctx, i)
+		if b.phase == won {
+			b.level(ctx)
 		}
 	}
 	b.judge(ctx)
@@ -187,10 +187,10 @@ func (b *ballot) ask(ctx context.Context, i int, least int64, draw bool) {
 // won any more. What nodes have given is then given back at once, while it may take
 // longer to tell why it was not won. The caller holds mu.
 //
-// Each of the last lease's counters on a majority was at least its token, and any
-// majority has one of those: so the greatest token that a majority has drawn is
-// greater. Of all majorities that have drawn, that whose greatest token is the
-// smallest gives it; the lease is won when a majority has a counter as great.
+// The last lease's token was in the counters of a majority, and any majority has
+// one of these nodes: so the greatest token that a majority has drawn is greater.
+// Of the majorities that have drawn, the one whose greatest token is the smallest
+// gives the fence; the lease is won when a majority has a counter as great.
 func (b *ballot) judge(ctx context.Context) {
 	if b.phase == voting {
 		b.count(ctx)
@@ -227,66 +227,64 @@ func (b *ballot) count(ctx context.Context) {
 		}
 		return
 	}
-	slices.Sort(draws)
-	fence, acknowledged := draws[need-1], 0
+	if b.fence == 0 {
+		slices.Sort(draws)
+		b.fence = draws[need-1]
+	}
+	b.level(ctx)
+	acknowledged, raising := 0, 0
 	for i := range b.seats {
-		if s := &b.seats[i]; s.state == seatFirm && s.least >= fence {
+		switch s := &b.seats[i]; {
+		case s.raising:
+			raising++
+		case s.state == seatFirm && s.least >= b.fence:
 			acknowledged++
 		}
 	}
 	switch {
 	case acknowledged >= need:
-		b.phase, b.fence = won, fence
-		for i := range b.seats {
-			if s := &b.seats[i]; s.state == seatFirm && s.least < fence {
-				b.raise(ctx, i)
-			}
-		}
-	case !b.raised:
-		b.raised, b.fence = true, fence
-		for i := range b.seats {
-			if s := &b.seats[i]; s.state == seatFirm && s.least < fence {
-				b.raising++
-				b.raise(ctx, i)
-			}
-		}
-	case b.late > 1 || b.raising == 0 && pending == 0:
+		b.phase = won
+	case b.late > 1 || raising == 0 && pending == 0:
 		b.drop()
 	}
 }
 
-// raise lets a node's counter be raised to the fence: before the ballot is won,
-// if a majority needs it; else since that makes the token survive the loss of
-// more counters, and [Client.Inspect] tells it. The caller holds mu.
-func (b *ballot) raise(ctx context.Context, i int) {
-	q, m, fence, counted := b.quorum, b.quorum.members[i], b.fence, b.phase == voting
-	done := func(least int64, err error) { // under mu
-		if counted {
-			b.raising--
+// level raises the counters that are below the fence. Before the ballot is won it
+// may take that for a majority to have it; after that, the token survives the loss
+// of more counters, and [Client.Inspect] can tell it. The caller holds mu.
+func (b *ballot) level(ctx context.Context) {
+	for i := range b.seats {
+		if s := &b.seats[i]; s.state == seatFirm && s.least < b.fence && !s.raised {
+			s.raised, s.raising = true, true
+			b.quorum.client.stay()
+			go b.raise(ctx, i, b.fence)
 		}
-		if err == nil {
-			b.seats[i].least = least
-		} else if b.phase == voting {
-			b.seats[i].err = fmt.Errorf("fencing token: %w", m.explain(err, b.request.keys))
-		}
-		b.judge(ctx)
 	}
-	q.client.stay()
-	go func() {
-		defer q.client.leave()
-		begun := q.clock()
-		var least int64
-		err := m.begin()
-		if err == nil {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), nodeTimeout(b.request.ttl))
-			defer cancel()
-			least, err = m.node.raise(ctx, b.request.keys, fence)
-			m.end(begun, err)
-		}
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		done(least, err)
-	}()
+}
+
+// raise sees to it that a node's counter is not below the fence.
+func (b *ballot) raise(ctx context.Context, i int, fence int64) {
+	q, m := b.quorum, b.quorum.members[i]
+	defer q.client.leave()
+	begun := q.clock()
+	var least int64
+	err := m.begin()
+	if err == nil {
+		nodes, cancel := context.WithTimeout(context.WithoutCancel(ctx), nodeTimeout(b.request.ttl))
+		defer cancel()
+		least, err = m.node.raise(nodes, b.request.keys, fence)
+		m.end(begun, err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := &b.seats[i]
+	s.raising = false
+	if err == nil {
+		s.least = least
+	} else if b.phase == voting {
+		s.err = fmt.Errorf("fencing token: %w", m.explain(err, b.request.keys))
+	}
+	b.judge(ctx)
 }
 
 // While several ask at once and none gets the lease, each tries again, so often and

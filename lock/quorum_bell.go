@@ -3,7 +3,6 @@ package lock
 import (
 	"context"
 	"errors"
-	"math/bits"
 	"slices"
 	"sync"
 	"time"
@@ -27,9 +26,8 @@ type bell struct {
 // A spot is a lock that somebody waits for, or has waited for lately.
 type spot struct {
 	channel string
-	live    set // nodes that would tell
-	message string
-	told    set // nodes that have told this message
+	live    set      // nodes that would tell
+	last    []string // what each node has told last
 	ringers []*ringer
 	idle    time.Time // since when nobody waits
 }
@@ -74,7 +72,7 @@ func (b *bell) enter(k keys) *ringer {
 		channel := lease + freeSuffix
 		s := b.spots[channel]
 		if s == nil {
-			s = &spot{channel: channel}
+			s = &spot{channel: channel, last: make([]string, len(b.subs))}
 			b.spots[channel] = s
 			for _, sub := range b.subs {
 				sub.Add(channel)
@@ -135,13 +133,14 @@ func (b *bell) told(n int, channel, message string) {
 	if s == nil {
 		return
 	}
-	if s.message != message {
-		s.message, s.told = message, 0
+	s.last[n] = message
+	told := 0
+	for _, m := range s.last {
+		if m == message {
+			told++
+		}
 	}
-	before := bits.OnesCount32(uint32(s.told))
-	s.told.add(n)
-	enough := min(b.quorum.need, max(s.live.len(), 1))
-	if after := s.told.len(); before < enough && after >= enough {
+	if told == min(b.quorum.need, max(s.live.len(), 1)) {
 		s.wake()
 	}
 }

@@ -342,6 +342,7 @@ func TestANodeThatIsMisconfiguredLaterOnlyTakesNoPart(t *testing.T) {
 		p.networks[2].dial = p.servers[2].Dial
 		p.servers[0].CutConnections()
 		reconnect(t, c)
+		time.Sleep(2 * sweepAgain) // what was found in vain is deleted again
 		l := acquire(t, c, "k")
 		require.Empty(t, c.Stats().Nodes[2].Absent)
 		require.NoError(t, l.Release(t.Context()))
@@ -608,6 +609,7 @@ func TestANodeThatWasHealedDoesNotCountBeforeARenewalWithoutIt(t *testing.T) {
 		c := p.open(t, Config{})
 		p.servers[2].Hang(true)
 		l := acquire(t, c, "k")
+		time.Sleep(time.Second)
 		p.servers[2].Hang(false)
 		time.Sleep(time.Second)
 		p.servers[2].FlushAll() // what hung there has come late
@@ -619,11 +621,9 @@ func TestANodeThatWasHealedDoesNotCountBeforeARenewalWithoutIt(t *testing.T) {
 			}
 			return false
 		})
-		time.Sleep(10 * time.Second)
+		within(t, l.Context(), 11*time.Second, ErrLost)
 		require.True(t, done)
-		require.NoError(t, l.Context().Err())
-		require.Equal(t, 2, p.has("k"))
-		within(t, l.Context(), 10*time.Second, ErrLost)
+		require.Equal(t, 2, p.has("k"), "a majority, but one that was healed")
 		require.ErrorIs(t, l.Release(t.Context()), ErrLost)
 		p.quiet(t, c)
 	})
@@ -692,7 +692,7 @@ func TestALateGrantBelongsToTheLease(t *testing.T) {
 		c := p.open(t, Config{})
 		require.NoError(t, acquire(t, c, "k").Release(t.Context()))
 		synctest.Wait()
-		p.servers[1].SetLatency(100 * time.Millisecond)
+		p.servers[1].SetLatency(20 * time.Millisecond)
 		l := acquire(t, c, "k")
 		time.Sleep(time.Second)
 		require.Equal(t, 3, p.has("k"))
