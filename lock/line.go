@@ -522,6 +522,14 @@ func (l *line) note(o *look, now time.Time) {
 		return
 	}
 	switch {
+	case isReply(err): // which the waiters' own attempts get too, and tell
+		for _, w := range p.waiters {
+			if !w.trying {
+				w.signal(0)
+			}
+		}
+		l.look(p, now.Add(p.poll(-1)))
+		return
 	case err != nil:
 		l.look(p, now.Add(p.poll(-1)))
 		return

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redisha/redisha/internal/redistest"
+	"github.com/redisha/redisha/internal/redistest/both"
 	"github.com/redisha/redisha/internal/testserver"
 )
 
@@ -475,4 +476,18 @@ func TestWaitersOnClusterAreServedInOrder(t *testing.T) {
 	}
 	require.EqualValues(t, 6, clients[0].Stats().HandOver.Count)
 	require.Equal(t, fmt.Sprint([]string{}), fmt.Sprint(rdb.Keys(ctx, "*:q").Val()))
+}
+
+func TestAQueueOfAnotherTypeIsToldToWhoWaits(t *testing.T) {
+	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		c := open(t, rdb, Config{})
+		first := acquire(t, c, "k")
+		require.NoError(t, rdb.HSet(t.Context(), queueK, "f", "v").Err())
+		for range 2 { // the first wait finds no subscription yet
+			_, err := c.Acquire(t.Context(), "k", MaxWait(time.Minute))
+			require.ErrorContains(t, err, "WRONGTYPE")
+			require.NotErrorIs(t, err, ErrNotAcquired)
+		}
+		require.NoError(t, first.Release(t.Context()))
+	})
 }
