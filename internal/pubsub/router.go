@@ -166,7 +166,7 @@ func (r *router) examine(now time.Time) {
 	used := make(map[*shard]bool)
 	for _, p := range r.c.places {
 		used[p.shard] = true
-		if !p.live && !p.refused && (p.shard == nil || !p.shard.closed) {
+		if !p.live && !p.refused {
 			well = false
 		}
 	}

@@ -9,9 +9,8 @@ import (
 
 // A shard is the part of the channels that one server has.
 type shard struct {
-	of     *Channels
-	sub    *Subscription
-	closed bool // the node's client was
+	of  *Channels
+	sub *Subscription
 }
 
 // shardOf returns the shard of a node. The caller holds mu.
@@ -50,10 +49,7 @@ func (s *shard) message(channel, payload string) {
 func (s *shard) subscribed(channel string) {
 	s.of.telling.Lock()
 	defer s.of.telling.Unlock()
-	if s.note(channel, func(p *place) {
-		p.live, p.lost, p.refused = true, false, false
-		s.closed = false
-	}) {
+	if s.note(channel, func(p *place) { p.live, p.lost, p.refused = true, false, false }) {
 		s.of.cfg.Subscribed(channel)
 	}
 }
@@ -100,8 +96,7 @@ func (s *shard) gap(err error) {
 	c.telling.Lock()
 	defer c.telling.Unlock()
 	c.mu.Lock()
-	refused := errors.Is(err, errRefused)
-	s.closed = errors.Is(err, redis.ErrClosed)
+	refused, closed := errors.Is(err, errRefused), errors.Is(err, redis.ErrClosed)
 	var lost []string
 	for channel, p := range c.places {
 		if p.shard != s {
@@ -110,7 +105,7 @@ func (s *shard) gap(err error) {
 		if p.live = false; refused {
 			p.refused = true
 		}
-		if !p.lost || s.closed {
+		if !p.lost || closed {
 			p.lost = true
 			lost = append(lost, channel)
 		}

@@ -64,6 +64,11 @@ func TestAChannelFollowsItsSlotAndTheOthersStay(t *testing.T) {
 			require.Subset(t, channels[:i+1], c.lostChannels())
 		}
 		require.EqualValues(t, 20, c.Stats().Moves)
+		for range 3 { // what was long ago does not slow it down
+			c.migrate((c.owner(channels[0])+1)%4, slotOf(channels[0]))
+			time.Sleep(100 * time.Millisecond)
+			require.Len(t, c.liveChannels(), 30)
+		}
 		require.Zero(t, c.Stats().Gaps)
 		require.ErrorContains(t, c.reasons()[0], "the node does not serve the channel's slot any more")
 	})
