@@ -128,9 +128,11 @@ func TestARefusedRenewalIsNotTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := testserver.New(t)
 		c := open(t, srv.Client(t), Config{TTL: 30 * time.Second})
+		start := time.Now()
 		l := acquire(t, c, "k")
 		srv.Del(leaseKeyOf("k"))
 		within(t, l.Context(), time.Hour, ErrLost)
+		require.Equal(t, 10*time.Second, time.Since(start), "with the first renewal")
 		commands := srv.CommandCount()
 		time.Sleep(20 * time.Second)
 		require.Equal(t, commands, srv.CommandCount())
