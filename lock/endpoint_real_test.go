@@ -144,7 +144,7 @@ func TestAPrimaryThatSentinelsWatchIsRefusedUnlessAllowed(t *testing.T) {
 		err := requireRefused(t, rdb, Config{}, ErrFailoverManaged)
 		require.ErrorContains(t, err, "AllowFailoverManaged")
 		requireRefused(t, rdb, Config{Strict: true}, ErrFailoverManaged)
-		requireTaken(t, rdb, Config{AllowFailoverManaged: true}, "failover_managed", "1 Sentinel watching it")
+		requireTaken(t, rdb, Config{AllowFailoverManaged: true}, "failover_managed", "Sentinels watching it: 1")
 	})
 	t.Run("through a function for the slots", func(t *testing.T) {
 		rdb := redis.NewClusterClient(&redis.ClusterOptions{ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
@@ -339,8 +339,8 @@ func TestWhatAnEndpointBecomesIsFoundWhileItIsUsed(t *testing.T) {
 			change: func(t *testing.T, srv *redistest.Server) func() {
 				rdb := srv.Client(t)
 				other := redistest.New(t, redistest.Config{})
-				require.NoError(t, rdb.SlaveOf(t.Context(), "127.0.0.1", fmt.Sprint(other.Port())).Err())
-				return func() { require.NoError(t, rdb.SlaveOf(context.Background(), "no", "one").Err()) }
+				require.NoError(t, rdb.ReplicaOf(t.Context(), "127.0.0.1", fmt.Sprint(other.Port())).Err())
+				return func() { require.NoError(t, rdb.ReplicaOf(context.Background(), "no", "one").Err()) }
 			},
 			want: ErrReplicaEndpoint, found: "replica",
 		},

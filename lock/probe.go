@@ -136,7 +136,7 @@ func askServer(ctx context.Context, rdb redis.UniversalClient) (discovery, error
 	}
 	switch n, err := watchers.Result(); {
 	case err == nil && n[helloChannel] > 0:
-		d.add(discovery{finding: foundManaged, detail: counted(n[helloChannel], "Sentinel") + " watching it"})
+		d.add(discovery{finding: foundManaged, detail: fmt.Sprintf("Sentinels watching it: %d", n[helloChannel])})
 	case err == nil:
 	case tells(err):
 		d.add(silent("PUBSUB", err))
@@ -158,13 +158,25 @@ func roleOf(reply []any) discovery {
 			return discovery{finding: foundReplica, detail: fmt.Sprintf("the primary of this one is %v:%v", reply[1], reply[2])}
 		}
 		return discovery{finding: foundReplica}
-	}
-	if len(reply) >= 3 {
-		if list, _ := reply[2].([]any); len(list) > 0 {
-			return discovery{finding: foundReplicas, detail: "it has " + counted(int64(len(list)), "replica")}
+	case "master":
+		if len(reply) < 3 {
+			break
+		}
+		if list, ok := reply[2].([]any); ok {
+			return withReplicas("it", len(list))
 		}
 	}
-	return discovery{finding: foundSafe}
+	return discovery{finding: foundUnprobed, detail: "ROLE tells something else than Redis does", strange: true}
+}
+
+func withReplicas(who string, n int) discovery {
+	switch n {
+	case 0:
+		return discovery{finding: foundSafe}
+	case 1:
+		return discovery{finding: foundReplicas, detail: who + " has 1 replica"}
+	}
+	return discovery{finding: foundReplicas, detail: fmt.Sprintf("%s has %d replicas", who, n)}
 }
 
 // askOtherwise asks INFO where ROLE is refused, and HELLO where that is refused
@@ -211,10 +223,8 @@ func infoOf(text string) (discovery, bool) {
 		return discovery{finding: foundReplica, detail: "the primary of this one is " + fields["master_host"] + ":" + fields["master_port"]}, true
 	case fields["role"] != "master" || err != nil:
 		return discovery{}, false
-	case n > 0:
-		return discovery{finding: foundReplicas, detail: "it has " + counted(int64(n), "replica")}, true
 	}
-	return discovery{finding: foundSafe}, true
+	return withReplicas("it", n), true
 }
 
 // askCluster looks for replicas. A client that was given the slots as a function
@@ -224,7 +234,7 @@ func (s *node) askCluster(ctx context.Context) (discovery, error) {
 	shards, err := s.conn.Do(ctx, "cluster", "shards").Slice()
 	switch {
 	case err == nil:
-		return clusterOf(replicasIn(shards)), nil
+		return withReplicas("the Cluster", replicasIn(shards)), nil
 	case !tells(err):
 		return discovery{}, err
 	case strings.Contains(err.Error(), "cluster support disabled"):
@@ -240,18 +250,11 @@ func (s *node) askCluster(ctx context.Context) (discovery, error) {
 				seen[node.Addr] = true
 			}
 		}
-		return clusterOf(len(seen)), nil
+		return withReplicas("the Cluster", len(seen)), nil
 	case !tells(err):
 		return discovery{}, err
 	}
 	return silent("CLUSTER SHARDS", refused), nil
-}
-
-func clusterOf(n int) discovery {
-	if n == 0 {
-		return discovery{finding: foundSafe}
-	}
-	return discovery{finding: foundReplicas, detail: "the Cluster has " + counted(int64(n), "replica")}
 }
 
 // replicasIn counts the replicas in CLUSTER SHARDS' reply.
@@ -298,13 +301,6 @@ func field(reply any, name string) any {
 // silent is what is found where a command is refused.
 func silent(command string, err error) discovery {
 	return discovery{finding: foundUnprobed, detail: command + " is refused: " + err.Error(), strange: !redis.IsPermissionError(err)}
-}
-
-func counted(n int64, what string) string {
-	if n != 1 {
-		what += "s"
-	}
-	return fmt.Sprintf("%d %s", n, what)
 }
 
 func isReply(err error) bool {
