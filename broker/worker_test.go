@@ -364,15 +364,23 @@ func TestATaskThatFindsNoSlotInTimeIsGivenBack(t *testing.T) {
 		busy, other := NewTask[int]("busy", TaskConfig{Queue: "busy"}), NewTask[int]("other", TaskConfig{Queue: "other"})
 		release, began := make(chan struct{}), make(chan string, 9)
 		startWorker(t, c, WorkerConfig{Concurrency: 1}, func(w *Worker) {
-			busy.Handle(w, func(context.Context, int) error { began <- "busy"; <-release; return nil })
+			busy.Handle(w, func(ctx context.Context, _ int) error {
+				began <- "busy"
+				select {
+				case <-release:
+				case <-ctx.Done():
+				}
+				return nil
+			})
 			other.Handle(w, func(context.Context, int) error { began <- "other"; return nil })
 		})
 		synctest.Wait() // both block
 		publish(t, busy, c, 1)
 		require.Equal(t, "busy", receive(t, began))
 		publish(t, other, c, 1)
-		awaitQueue(t, c, "other", QueueInfo{Ready: 1})
+		time.Sleep(1500 * time.Millisecond)
 		require.EqualValues(t, 1, c.Stats().Released, "fetched in a blocking read, and released after a second")
+		require.Equal(t, QueueInfo{Ready: 1}, queueInfo(t, c, "other"))
 		close(release)
 		require.Equal(t, "other", receive(t, began))
 		awaitQueue(t, c, "other", QueueInfo{})
