@@ -35,7 +35,9 @@ func Example() {
 	defer closeAll()
 	ctx := context.Background()
 
+	stored := make(chan struct{})
 	go func() { // a worker, mostly elsewhere
+		defer close(stored)
 		value, err := results.Encode(map[string]int{"sum": 42})
 		if err != nil {
 			log.Fatal(err)
@@ -55,6 +57,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	fmt.Println(r.State, answer.Sum)
+	<-stored // before the client is closed
 	// Output: success 42
 }
 

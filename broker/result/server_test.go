@@ -69,7 +69,7 @@ func finishAll(t *testing.T, c *Client, n int) {
 // subscribed returns when the client has n confirmed subscriptions.
 func subscribed(t *testing.T, c *Client, n int) {
 	t.Helper()
-	require.Eventually(t, func() bool { return c.Stats().Subscriptions == int64(n) }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return c.Stats().Subscriptions == int64(n) }, time.Minute, time.Millisecond)
 }
 
 func pubsubConnections(t *testing.T, rdb redis.UniversalClient) int {
@@ -91,7 +91,7 @@ func TestAThousandWaitersShareOneConnectionAndTwoGoroutines(t *testing.T) {
 	outcome := waitAll(t.Context(), c, n)
 	subscribed(t, c, n)
 	require.Equal(t, 1, pubsubConnections(t, rdb))
-	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines+n+2)
+	noMoreGoroutines(t, goroutines+n+2)
 	channels, err := rdb.PubSubChannels(t.Context(), key+"*").Result()
 	require.NoError(t, err)
 	require.Len(t, channels, n)
@@ -103,10 +103,18 @@ func TestAThousandWaitersShareOneConnectionAndTwoGoroutines(t *testing.T) {
 	require.Eventually(t, func() bool {
 		channels, err := rdb.PubSubChannels(t.Context(), "*").Result()
 		return err == nil && len(channels) == 0
-	}, 10*time.Second, time.Millisecond, "all are unsubscribed")
+	}, 20*time.Second, time.Millisecond, "all are unsubscribed")
 	require.NoError(t, c.Close())
-	require.Eventually(t, func() bool { return pubsubConnections(t, rdb) == 0 }, 10*time.Second, time.Millisecond)
-	require.LessOrEqual(t, runtime.NumGoroutine(), goroutines+2)
+	require.Eventually(t, func() bool { return pubsubConnections(t, rdb) == 0 }, 20*time.Second, time.Millisecond)
+	noMoreGoroutines(t, goroutines+2)
+}
+
+// noMoreGoroutines waits until there are n at most: go-redis' dials end soon.
+func noMoreGoroutines(t *testing.T, n int) {
+	t.Helper()
+	for start := time.Now(); runtime.NumGoroutine() > n; time.Sleep(time.Millisecond) {
+		require.Less(t, time.Since(start), 20*time.Second, "%d goroutines, want %d", runtime.NumGoroutine(), n)
+	}
 }
 
 func TestWaitersAreWokenAlthoughTheServerWasKilled(t *testing.T) {
@@ -126,7 +134,7 @@ func TestWaitersAreWokenAlthoughTheServerWasKilled(t *testing.T) {
 				require.NoError(t, srv.Restart(t.Context()))
 				subscribed(t, c, n)
 			}
-			require.EqualValues(t, 3, c.Stats().Gaps)
+			require.GreaterOrEqual(t, c.Stats().Gaps, uint64(3), "and more where the machine is slower than an answer to PING may be")
 			other := srv.Client(t)
 			channels, err := other.PubSubChannels(t.Context(), key+"*").Result()
 			require.NoError(t, err)
@@ -167,7 +175,7 @@ func TestAUserWithoutChannelsStoresAndWaitsAllTheSame(t *testing.T) {
 	t.Cleanup(func() { _ = rdb.Close() })
 	c := newClient(t, rdb, Config{})
 	outcome := waitAll(t.Context(), c, 10)
-	require.Eventually(t, func() bool { return c.Stats().Gaps == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return c.Stats().Gaps == 1 }, 20*time.Second, time.Millisecond)
 	finishAll(t, c, 10)
 	require.Empty(t, outcome())
 	require.EqualValues(t, 10, c.Stats().Unannounced)
@@ -206,7 +214,7 @@ func TestWaitersAreWokenAfterAFailover(t *testing.T) {
 	subscribed(t, c, n)
 	_, err = s.Failover(t.Context())
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return rdb.Epoch() > 0 && c.Stats().Gaps > 0 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return rdb.Epoch() > 0 && c.Stats().Gaps > 0 }, time.Minute, time.Millisecond)
 	subscribed(t, c, n)
 	finishAll(t, c, n)
 	require.Empty(t, outcome())
