@@ -32,7 +32,7 @@ func overEnvoy(t *testing.T, f func(t *testing.T, envoy *testserver.Envoy, clien
 				f(t, envoy, open(t, redisha.Config{
 					Logger: slog.New(slog.DiscardHandler),
 					Lazy:   true, // so that each role is used before it is checked
-					Cache:  redisha.CacheConfig{Endpoint: at}, Results: redisha.ResultsConfig{Endpoint: at}, Locks: redisha.LocksConfig{Endpoint: at},
+					Cache:  redisha.CacheConfig{Endpoint: at, Config: cache.Config{ReadTimeout: time.Minute}}, Results: redisha.ResultsConfig{Endpoint: at}, Locks: redisha.LocksConfig{Endpoint: at},
 				}))
 			})
 		}
@@ -81,7 +81,7 @@ func TestACacheWorksThroughEnvoy(t *testing.T) {
 
 func TestResultsWorkThroughEnvoy(t *testing.T) {
 	overEnvoy(t, func(t *testing.T, envoy *testserver.Envoy, clients *redisha.Clients) {
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		var waits []chan error
 		for i := range 4 {
@@ -121,12 +121,12 @@ func TestResultsWorkThroughEnvoy(t *testing.T) {
 
 func TestLocksWorkThroughEnvoy(t *testing.T) {
 	overEnvoy(t, func(t *testing.T, envoy *testserver.Envoy, clients *redisha.Clients) {
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		var token int64
 		for i := range 10 {
 			key := fmt.Sprint("report-", i%3)
-			lease, err := clients.Locks.TryAcquire(ctx, key, lock.TTL(time.Second))
+			lease, err := clients.Locks.TryAcquire(ctx, key, lock.TTL(20*time.Second))
 			require.NoError(t, err)
 			_, err = clients.Locks.TryAcquire(ctx, key)
 			require.ErrorIs(t, err, lock.ErrNotAcquired)
@@ -136,12 +136,12 @@ func TestLocksWorkThroughEnvoy(t *testing.T) {
 			}
 			require.NoError(t, lease.Release(ctx))
 		}
-		lease, err := clients.Locks.Acquire(ctx, "long", lock.TTL(600*time.Millisecond))
+		lease, err := clients.Locks.Acquire(ctx, "long", lock.TTL(2*time.Second))
 		require.NoError(t, err)
 		select {
 		case <-lease.Context().Done():
 			require.NoError(t, context.Cause(lease.Context()), "it is renewed")
-		case <-time.After(1500 * time.Millisecond):
+		case <-time.After(3 * time.Second):
 		}
 		require.NoError(t, lease.Release(ctx))
 		requireHealthy(t, envoy, clients)

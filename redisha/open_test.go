@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"strings"
@@ -175,7 +176,7 @@ func TestMistakesInAConfigurationComeBackTogether(t *testing.T) {
 func TestACacheThatIsDownIsNoReasonNotToStart(t *testing.T) {
 	srv := redishatest.New(t)
 	cfg := srv.Config()
-	nobody := refusing(t)
+	nobody := refusing
 	cfg.Cache.Endpoint = at("redis://:hunter2@" + nobody)
 	cfg.Caches = map[string]redisha.CacheConfig{"sessions": {Endpoint: at("redis://" + nobody)}}
 	var log strings.Builder
@@ -196,7 +197,7 @@ func TestACacheThatIsDownIsNoReasonNotToStart(t *testing.T) {
 }
 
 func TestAnyOtherRoleThatIsDownIs(t *testing.T) {
-	nobody := refusing(t)
+	nobody := refusing
 	for _, role := range []redisha.Role{redisha.Broker, redisha.Results, redisha.Locks} {
 		t.Run(string(role), func(t *testing.T) {
 			cfg := redishatest.New(t).Config()
@@ -221,7 +222,7 @@ func TestAnyOtherRoleThatIsDownIs(t *testing.T) {
 }
 
 func TestTheVariableIsNamedWhoseServerIsDown(t *testing.T) {
-	vars := map[string]string{"CELERY_BROKER_URL": "redis://:hunter2@" + refusing(t)}
+	vars := map[string]string{"CELERY_BROKER_URL": "redis://:hunter2@" + refusing}
 	cfg, err := redisha.FromLookup(func(name string) (string, bool) { v, ok := vars[name]; return v, ok }, redisha.Broker)
 	require.NoError(t, err)
 	_, err = redisha.Open(t.Context(), cfg)
@@ -236,9 +237,9 @@ func TestOpenIsBoundedByItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	start := time.Now()
-	_, err = redisha.Open(ctx, everywhere("redis://"+l.Addr().String()))
+	_, err = redisha.Open(ctx, everywhere("redis://"+l.Addr().String()+"?read_timeout=60s"))
 	require.Error(t, err)
-	require.Less(t, time.Since(start), 2*time.Second, "not four times the read timeout of 3 s")
+	require.Less(t, time.Since(start), 20*time.Second, "not the read timeout of a minute")
 
 	var none context.Context
 	_, err = redisha.Open(none, redisha.Config{})
@@ -306,14 +307,14 @@ func TestCloseLetsARunningWorkerFinish(t *testing.T) {
 func TestAnOpenThatFailsLeavesNothingOpen(t *testing.T) {
 	srv := redistest.New(t, redistest.Config{})
 	cfg := everywhere("redis://" + srv.Addr())
-	cfg.Results.Endpoint = at("redis://" + refusing(t))
+	cfg.Results.Endpoint = at("redis://" + refusing)
 	_, err := redisha.Open(t.Context(), cfg)
 	require.Error(t, err)
 	admin := srv.Client(t)
 	require.Eventually(t, func() bool {
 		list, err := admin.Do(t.Context(), "client", "list").Text()
 		return err == nil && !strings.Contains(list, "name=redisha:")
-	}, 5*time.Second, 10*time.Millisecond)
+	}, 20*time.Second, 10*time.Millisecond)
 }
 
 func TestURLParametersReachTheRoles(t *testing.T) {
@@ -349,7 +350,7 @@ func TestURLParametersReachTheRoles(t *testing.T) {
 	ttl, err = admin.PTTL(ctx, "common:lock:{k}").Result()
 	require.NoError(t, err)
 	require.LessOrEqual(t, ttl, 7*time.Second)
-	require.Greater(t, ttl, 5*time.Second)
+	require.Positive(t, ttl)
 	require.NoError(t, lease.Release(ctx))
 }
 
@@ -383,18 +384,22 @@ func TestClientsPrintNoPassword(t *testing.T) {
 }
 
 func TestALockThatHangsCostsOneTimeout(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") // accepts by its backlog, and never answers
-	require.NoError(t, err)
-	defer l.Close()
-	start := time.Now()
-	_, err = redisha.Open(t.Context(), redisha.Config{Locks: redisha.LocksConfig{Endpoint: at("redis://" + l.Addr().String() + "?read_timeout=500ms")}})
-	require.Error(t, err)
-	require.Less(t, time.Since(start), 900*time.Millisecond)
+	synctest.Test(t, func(t *testing.T) {
+		hangs := redisha.Endpoint{URL: "redis://10.0.0.1?read_timeout=500ms", Dialer: func(context.Context, string, string) (net.Conn, error) {
+			near, far := net.Pipe()
+			go func() { _, _ = io.Copy(io.Discard, far) }()
+			return near, nil
+		}}
+		start := time.Now()
+		_, err := redisha.Open(t.Context(), redisha.Config{Locks: redisha.LocksConfig{Endpoint: hangs}})
+		require.Error(t, err)
+		require.Less(t, time.Since(start), 900*time.Millisecond)
+	})
 }
 
 func TestEachRoleHasAPoolOfItsOwn(t *testing.T) {
 	srv := redistest.New(t, redistest.Config{})
-	cfg := everywhere("redis://" + srv.Addr() + "?pool_size=1&pool_timeout=50ms")
+	cfg := everywhere("redis://" + srv.Addr() + "?pool_size=1&pool_timeout=5s")
 	clients := open(t, cfg)
 	waiting := make(chan error, 1)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -431,11 +436,6 @@ func TestManyCallersAndOneClose(t *testing.T) {
 	callers.Wait()
 }
 
-// refusing is an address where nobody listens.
-func refusing(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, l.Close())
-	return l.Addr().String()
-}
+// refusing is an address where nobody listens: the system gives its port to
+// nobody, as it may do with one that was free a moment ago.
+const refusing = "127.0.0.1:1"

@@ -83,7 +83,7 @@ func caughtUp(t *testing.T, primary *redistest.Server, replicas ...*redistest.Se
 }
 
 func allRoles(t *testing.T, cfg redisha.Config, fault func(context.Context)) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	clients := open(t, cfg)
 	for role, err := range clients.Health(ctx) {
@@ -173,5 +173,5 @@ func allRoles(t *testing.T, cfg redisha.Config, fault func(context.Context)) {
 			}
 		}
 		return true
-	}, 10*time.Second, 50*time.Millisecond)
+	}, time.Minute, 50*time.Millisecond)
 }

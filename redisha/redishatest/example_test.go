@@ -52,7 +52,7 @@ func ExampleSentinels() {
 	deployment.Primary().Stop()
 	time.AfterFunc(time.Second, func() { _ = deployment.Failover() })
 
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	stored, err := clients.Results.Store(ctx, result.Record{ID: "job-1", State: result.Success})
 	fmt.Println(stored, err)
