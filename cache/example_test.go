@@ -25,7 +25,7 @@ func connect() (c *cache.Client, rdb *redis.Client, closeAll func()) {
 		panic(err)
 	}
 	rdb = redis.NewClient(server.Options())
-	if c, err = cache.New(rdb, cache.Config{}); err != nil {
+	if c, err = cache.New(rdb, cache.Config{ReadTimeout: 5 * time.Second}); err != nil {
 		panic(err)
 	}
 	return c, rdb, func() {

@@ -28,6 +28,7 @@ func ExampleNewCollector() {
 
 	ctx := context.Background()
 	cfg := redisha.Config{Cache: redisha.CacheConfig{Endpoint: redisha.Endpoint{URL: redis.URL()}}}
+	cfg.Cache.Config.ReadTimeout = 5 * time.Second
 	clients, err := redisha.Open(ctx, cfg)
 	if err != nil {
 		log.Fatal(err)
