@@ -83,7 +83,7 @@ func TestBypassPassesAnOpenBreaker(t *testing.T) {
 }
 
 func TestBypassCountsWhileClosed(t *testing.T) {
-	h := newHook(t, breaker.Config{})
+	h := newHook(t, breaker.Config{OpenFor: time.Hour})
 	ctx := breaker.Bypass(t.Context())
 	for range 20 {
 		_ = do(ctx, h, io.EOF, "evalsha", "renew")

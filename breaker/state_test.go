@@ -51,7 +51,7 @@ func TestFailuresLeaveTheWindow(t *testing.T) {
 }
 
 func TestOpensAfterFailedDialsInARow(t *testing.T) {
-	h := newHook(t, breaker.Config{})
+	h := newHook(t, breaker.Config{OpenFor: time.Hour})
 	for range 4 {
 		require.Equal(t, error(errRefused), failDial(h, errRefused))
 	}
