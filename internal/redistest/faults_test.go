@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,12 +21,27 @@ func soon(t *testing.T) context.Context {
 	return ctx
 }
 
+// tells calls what cannot succeed, for a moment at a time, until its error says
+// what is wanted: a loaded machine may take longer for the first answer.
+func tells(t *testing.T, want string, call func(context.Context) error) {
+	t.Helper()
+	for begin := time.Now(); ; {
+		err := call(soon(t))
+		if err != nil && strings.Contains(err.Error(), want) {
+			return
+		}
+		require.Less(t, time.Since(begin), 40*time.Second, "%v, want %s", err, want)
+	}
+}
+
 func TestSentinelsFailOverFromAKilledPrimary(t *testing.T) {
 	f := redistest.SharedSentinels(t)
 	old := f.Nodes[0]
-	_, err := f.AwaitPrimary(soon(t), old.Addr())
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.ErrorContains(t, err, "says the primary is "+old.Addr())
+	tells(t, "says the primary is "+old.Addr(), func(ctx context.Context) error {
+		_, err := f.AwaitPrimary(ctx, old.Addr())
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		return err
+	})
 	old.Kill()
 	require.ErrorContains(t, f.Settled(soon(t)), "have not settled")
 	now, err := f.AwaitPrimary(t.Context(), old.Addr())
@@ -47,13 +63,10 @@ func TestSentinelsFailOverFromAKilledPrimary(t *testing.T) {
 
 // Whatever is wrong, Settled sees it.
 func TestSettledTellsWhatIsWrong(t *testing.T) {
-	f := redistest.NewSentinels(t, redistest.SentinelsConfig{DownAfter: 200 * time.Millisecond, FailoverTimeout: time.Minute})
+	f := redistest.NewSentinels(t, redistest.SentinelsConfig{FailoverTimeout: time.Minute})
 	unsettled := func(want string) {
 		t.Helper()
-		require.Eventually(t, func() bool {
-			err := f.Settled(soon(t))
-			return err != nil && bytes.Contains([]byte(err.Error()), []byte(want))
-		}, 20*time.Second, 10*time.Millisecond, want)
+		tells(t, want, f.Settled)
 	}
 	require.NoError(t, f.Sentinels[2].Pause())
 	unsettled("it sees 1 other Sentinels: want 2")
@@ -125,7 +138,7 @@ func TestClusterSettledTellsWhatIsWrong(t *testing.T) {
 		to = c.Nodes[1]
 	}
 	require.NoError(t, c.BeginMigration(t.Context(), slot, to))
-	require.ErrorContains(t, c.Settled(soon(t)), "has a slot that migrates")
+	tells(t, "has a slot that migrates", c.Settled)
 	require.NoError(t, c.EndMigration(t.Context(), slot))
 	require.NoError(t, c.Settled(t.Context()))
 

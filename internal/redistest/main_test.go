@@ -46,7 +46,7 @@ func childServers(how string) (addrs []string, err error) {
 	ctx := context.Background()
 	switch how {
 	case "impatient":
-		ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
 		_, err := redistest.StartCluster(ctx, redistest.ClusterConfig{})
 		return nil, err

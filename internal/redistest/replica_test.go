@@ -23,7 +23,7 @@ func TestReplicaFollowsItsPrimary(t *testing.T) {
 			require.NoError(t, primary.Client(t).Set(t.Context(), "k", "v", 0).Err())
 			for _, replica := range []*redistest.Server{one, two} {
 				rdb := replica.Client(t)
-				require.Eventually(t, func() bool { return rdb.Get(t.Context(), "k").Val() == "v" }, 5*time.Second, 5*time.Millisecond)
+				require.Eventually(t, func() bool { return rdb.Get(t.Context(), "k").Val() == "v" }, 20*time.Second, 5*time.Millisecond)
 				require.ErrorContains(t, rdb.Set(t.Context(), "k", "w", 0).Err(), "READONLY")
 			}
 			if cfg.TLS != nil {
@@ -34,7 +34,7 @@ func TestReplicaFollowsItsPrimary(t *testing.T) {
 			}
 			require.NoError(t, one.Restart(t.Context()))
 			rdb := one.Client(t)
-			require.Eventually(t, func() bool { return rdb.Get(t.Context(), "k").Val() == "v" }, 10*time.Second, 5*time.Millisecond)
+			require.Eventually(t, func() bool { return rdb.Get(t.Context(), "k").Val() == "v" }, 30*time.Second, 5*time.Millisecond)
 		})
 	}
 }

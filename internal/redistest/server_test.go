@@ -214,7 +214,7 @@ func TestSentinelWatchesItsPrimary(t *testing.T) {
 	require.Eventually(t, func() bool {
 		m, err := sentinel.Master(t.Context(), "mymaster").Result()
 		return err == nil && m["flags"] == "master" // with its password, neither s_down nor disconnected
-	}, 5*time.Second, 10*time.Millisecond)
+	}, 20*time.Second, 10*time.Millisecond)
 	_, err = redistest.StartSentinel(t.Context(), "mymaster", nil)
 	require.ErrorContains(t, err, "nil primary")
 }
@@ -240,7 +240,7 @@ func TestServerEndsWithItsProcess(t *testing.T) {
 				child.kill(t)
 			}
 			for _, addr := range addrs {
-				require.Eventually(t, func() bool { return !listens(addr) }, 5*time.Second, 5*time.Millisecond)
+				require.Eventually(t, func() bool { return !listens(addr) }, 20*time.Second, 5*time.Millisecond)
 			}
 
 			// Its directories go when the next server starts.

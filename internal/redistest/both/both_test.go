@@ -92,7 +92,7 @@ func TestIdleConsumersOnBoth(t *testing.T) {
 		require.Eventually(t, func() bool {
 			c := rdb.XInfoConsumers(t.Context(), "s", "g").Val()
 			return len(c) == 1 && c[0].Name == "c" && c[0].Pending == 1 && c[0].Idle >= 20*time.Millisecond
-		}, 5*time.Second, 5*time.Millisecond)
+		}, 20*time.Second, 5*time.Millisecond)
 	})
 }
 
@@ -106,7 +106,7 @@ func TestUnblockOnBoth(t *testing.T) {
 			done <- conn.BLPop(t.Context(), 0, "l").Err()
 		}()
 		require.Eventually(t, func() bool { return rdb.Do(t.Context(), "CLIENT", "UNBLOCK", id).Val() == int64(1) },
-			5*time.Second, 5*time.Millisecond)
+			20*time.Second, 5*time.Millisecond)
 		require.ErrorIs(t, <-done, redis.Nil)
 	})
 }
