@@ -151,5 +151,22 @@ func (p *process) kill() {
 	<-p.done
 }
 
-// stop stops the process: its connections stay open, and it does nothing.
-func (p *process) stop() error { return p.cmd.Process.Signal(signalStop) }
+// stop stops the process, and returns when it has: its connections stay open, and
+// it does nothing.
+func (p *process) stop() error {
+	if err := p.cmd.Process.Signal(signalStop); err != nil {
+		return err
+	}
+	for end := time.Now().Add(stopLimit); ; time.Sleep(time.Millisecond) {
+		ok, err := stopped(p.cmd.Process.Pid)
+		if ok || err != nil {
+			return err
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("process %d does not stop within %s", p.cmd.Process.Pid, stopLimit)
+		}
+	}
+}
+
+// stopLimit is how long a process may take to stop.
+const stopLimit = 10 * time.Second

@@ -107,7 +107,7 @@ func connect(o settings) (*conn.Client, error) {
 }
 
 func lockConfig(ttl time.Duration) lock.Config {
-	return lock.Config{TTL: ttl, CloseTimeout: time.Second, Logger: slog.New(slog.DiscardHandler)}
+	return lock.Config{TTL: ttl, Logger: slog.New(slog.DiscardHandler)}
 }
 
 func redishaLocker(c *lock.Client, disconnect func() error) locker {
