@@ -47,6 +47,9 @@ func (c *Client) request(ctx context.Context, key string, opts []Option) (*reque
 	if len(r.also) > 0 {
 		r.locks = distinct(append(r.locks, r.also...))
 	}
+	if len(r.locks) > MaxKeys {
+		return r, fmt.Errorf("%d keys at once, want at most %d", len(r.locks), MaxKeys)
+	}
 	if r.keys, err = c.cfg.keys(r.locks...); err != nil {
 		return r, err
 	}
@@ -171,7 +174,7 @@ func (c *Client) attempt(ctx, parent context.Context, r *request) (*Lease, answe
 	if err := ended(ctx); err != nil {
 		return nil, answer{}, err
 	}
-	if err := c.store.admit(ctx); err != nil {
+	if err := c.store.admit(ctx, r.ttl); err != nil {
 		if cause := ended(ctx); cause != nil {
 			err = cause
 		}
@@ -183,7 +186,9 @@ func (c *Client) attempt(ctx, parent context.Context, r *request) (*Lease, answe
 	case errors.Is(err, ErrNotAcquired):
 		return nil, a, err
 	case err != nil:
-		if cause := ended(ctx); cause != nil {
+		if cause := ended(ctx); errors.Is(cause, errMaxWait) {
+			return nil, a, fmt.Errorf("%w: %w", cause, err)
+		} else if cause != nil {
 			return nil, a, cause
 		}
 		if time.Since(sent) >= r.ttl { // redislock's own limit where ctx has none

@@ -18,6 +18,9 @@ const (
 	// MaxKeyBytes is the longest key.
 	MaxKeyBytes = 1024
 
+	// MaxKeys is how many keys one lease may have: see [Also].
+	MaxKeys = 1000
+
 	// maxNameBytes is the longest namespace and the longest name of a holder.
 	maxNameBytes = 128
 )
@@ -141,7 +144,7 @@ func Class(name string) Option { return func(o *options) { o.class = name } }
 // Also locks further keys together with the first, all or none of them, under
 // one lease with one fencing token, which is greater than the last of each. On
 // Cluster the keys must be in one slot: they have the same hash tag, such as
-// "account{42}" and "orders{42}". Waiting for several keys is polling: who waits
+// "account{42}" and "orders{42}". At most MaxKeys in all. Waiting for several keys is polling: who waits
 // for one of them in its queue goes before.
 func Also(keys ...string) Option { return func(o *options) { o.also = append(o.also, keys...) } }
 

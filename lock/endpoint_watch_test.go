@@ -147,7 +147,7 @@ func TestAnAcquisitionCostsNothingForTheWatch(t *testing.T) {
 	require.NoError(t, c.Check(t.Context()))
 	ctx := t.Context()
 	require.Zero(t, testing.AllocsPerRun(1000, func() {
-		if err := c.store.admit(ctx); err != nil {
+		if err := c.store.admit(ctx, time.Second); err != nil {
 			t.Error(err)
 		}
 	}))

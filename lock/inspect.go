@@ -56,7 +56,8 @@ func (c *Client) Inspect(ctx context.Context, key string) (Info, error) {
 
 // Revoke takes the lease from the holder that has the given fencing token, as
 // [Info] tells it, and reports whether that was still the holder. The holder's
-// next renewal is refused, which ends its lease's context. Only the end of the
+// next renewal is refused, which ends its lease's context. A lock whose counter was
+// deleted (Info.Token is 0) cannot be revoked: delete its key by hand. Only the end of the
 // TTL frees the lock, so that there are never two holders; nobody has to wait
 // for longer than the TTL that the lease was acquired with.
 func (c *Client) Revoke(ctx context.Context, key string, token int64) (bool, error) {

@@ -28,14 +28,15 @@ type Lease struct {
 	releasing sync.Mutex // held by the call of Release that is at work
 	discarded bool
 
-	mu       sync.Mutex
-	held     []*redislock.Lock // one for each server; nil for one that has not granted the lease
-	state    state
-	err      error       // of a lost lease
-	deadline time.Time   // when it counts as lost
-	doomed   bool        // it is not renewed any more, since its endpoint takes no locks
-	timer    *time.Timer // fires at the deadline
-	skew     time.Duration
+	mu        sync.Mutex
+	held      []*redislock.Lock // one for each server; nil for one that has not granted the lease
+	state     state
+	abandoned bool        // left to its TTL by Close
+	err       error       // of a lost lease
+	deadline  time.Time   // when it counts as lost
+	doomed    bool        // it is not renewed any more, since its endpoint takes no locks
+	timer     *time.Timer // fires at the deadline
+	skew      time.Duration
 
 	// The renewer's, under its mutex.
 	due   time.Time
@@ -119,7 +120,7 @@ func (l *Lease) Key() string { return l.key() }
 // Calling it again repeats the result, or tries again where that is unknown.
 func (l *Lease) Release(ctx context.Context) error {
 	if l == nil {
-		return fmt.Errorf("lock: release: nil lease: %w", ErrNotAcquired)
+		return fmt.Errorf("lock: release: %w: this is no lease (was the error of its acquisition looked at?)", ErrLost)
 	}
 	if ctx == nil {
 		return failed("release", l.key(), errNilContext)
@@ -158,6 +159,7 @@ func (l *Lease) giveBack(ctx context.Context, first bool) error {
 		err = l.lossBy(refused)
 		l.conclude(lost, err)
 		l.reportLoss(refused)
+		l.discard() // of several keys, some may be there still
 		return err
 	}
 	if first {
@@ -187,7 +189,9 @@ func (l *Lease) leave(next state, err error) bool {
 		return false
 	}
 	l.state, l.err = next, err
-	l.counts.held.Add(-1)
+	if !l.abandoned {
+		l.counts.held.Add(-1)
+	}
 	l.timer.Stop()
 	l.client.renewer.remove(l)
 	return true
@@ -293,4 +297,8 @@ func (l *Lease) abandon() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.timer.Stop()
+	if l.state == held && !l.abandoned {
+		l.abandoned = true
+		l.counts.held.Add(-1)
+	}
 }

@@ -170,7 +170,7 @@ func TestReleaseSaysThatTheLeaseWasLost(t *testing.T) {
 		require.NoError(t, rdb.Set(ctx, "redisha:lock:{stolen}", "ABCD", 0).Err())
 		require.ErrorIs(t, stolen.Release(ctx), ErrLost)
 		require.Equal(t, "ABCD", rdb.Get(ctx, "redisha:lock:{stolen}").Val())
-		require.ErrorIs(t, (*Lease)(nil).Release(ctx), ErrNotAcquired)
+		require.ErrorIs(t, (*Lease)(nil).Release(ctx), ErrLost)
 	})
 }
 

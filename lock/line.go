@@ -316,7 +316,8 @@ func (l *line) message(_, text string) {
 		w.signal(micros(at))
 	case 's':
 		if w != nil && w.place != nil {
-			l.look(w.place, time.Now().Add(claimTTL+2*time.Millisecond+rand.N(checkJitter)))
+			// Who was called may die at once: with a lease as short as ours, if it is shorter.
+			l.look(w.place, time.Now().Add(until(min(claimTTL, w.ttl))))
 		}
 	}
 }

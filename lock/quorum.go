@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -42,6 +43,8 @@ const (
 	// not followed.
 	tokenLead = 10 * time.Millisecond
 	maxLead   = time.Hour
+
+	maxQuorumTTL = 24 * time.Hour
 )
 
 // nodeTimeout is how long a node may take to answer for a lease.
@@ -113,13 +116,16 @@ func newQuorum(nodes []redis.UniversalClient, cfg Config) (*Client, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	if cfg.TTL > maxQuorumTTL {
+		return nil, fmt.Errorf("TTL is %s, want at most %s: servers that were started later than that ago take no part", cfg.TTL, maxQuorumTTL)
+	}
 	conns := make([]*conn.Client, len(nodes))
 	for i, rdb := range nodes {
 		cn, err := conn.Of(rdb)
 		if err == nil {
 			err = cfg.refusesNode(cn)
 		}
-		if err == nil && slices.Contains(nodes[:i], rdb) {
+		if err == nil && slices.ContainsFunc(conns[:i], func(o *conn.Client) bool { return same(o.Unwrap(), rdb) || o == cn }) {
 			err = errSameServer
 		}
 		if err != nil {
@@ -138,6 +144,12 @@ func newQuorum(nodes []redis.UniversalClient, cfg Config) (*Client, error) {
 	}
 	c.store, c.bell, c.longest = q, q.bell, q.longest
 	return c, nil
+}
+
+// same reports whether two clients are one. Types that cannot be compared are not.
+func same(a, b redis.UniversalClient) bool {
+	va, vb := reflect.ValueOf(a), reflect.ValueOf(b)
+	return va.Comparable() && vb.Comparable() && va.Equal(vb)
 }
 
 // refusesNode says why a client cannot be a node, as far as that shows without
@@ -224,7 +236,7 @@ type roll struct {
 // admit lets an acquisition pass once a majority has said who it is. After that
 // each node is looked after for itself: one that is found to be none only takes
 // no part, so that the locks survive it.
-func (q *quorum) admit(ctx context.Context) error {
+func (q *quorum) admit(ctx context.Context, _ time.Duration) error {
 	if q.ready.Load() {
 		return nil
 	}

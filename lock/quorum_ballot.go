@@ -168,6 +168,8 @@ func (b *ballot) ask(ctx context.Context, i int, least int64, draw bool) {
 	s.state, s.err, s.other, s.left = seatVacant, err, v.other, v.left
 	s.doubt = s.doubt || doubt
 	switch {
+	case b.phase == over && granted && b.awaited():
+		b.part(ctx, i)
 	case b.phase == over && (granted || s.doubt), granted && err != nil: // with err it must not count
 		b.sweep(s, m)
 	case granted:
@@ -181,6 +183,7 @@ func (b *ballot) ask(ctx context.Context, i int, least int64, draw bool) {
 		}
 	}
 	b.judge(ctx)
+	b.weigh(false)
 }
 
 // judge decides the ballot as soon as that is possible: it is won, or it cannot be

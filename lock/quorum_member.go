@@ -153,9 +153,12 @@ func (m *member) blame(err error) {
 	}
 }
 
-// hears takes note of a server's clock.
-func (m *member) hears(now, sent time.Duration) {
-	m.lead.Store((now - sent).Microseconds())
+// hears takes note of a server's clock, as it was when the answer was sent: its
+// lead comes out too small by the way of the answer, and never too large. Were it
+// counted from the question, a slow answer would put tokens so far into the future
+// that they went back when all counters are lost.
+func (m *member) hears(now, _ time.Duration) {
+	m.lead.Store((now - m.quorum.clock()).Microseconds())
 }
 
 // fit says why the member cannot take part, or returns nil. It asks the server

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/bsm/redislock"
+
+	"github.com/redisha/redisha/breaker"
 )
 
 // A parting is a release that somebody waits for.
@@ -22,38 +24,17 @@ type parting struct {
 // not answer is deleted by their sweepers.
 func (q *quorum) release(ctx context.Context, l *Lease) error {
 	b := l.ballot
-	nodes, cancel := context.WithTimeout(context.WithoutCancel(ctx), nodeTimeoutMost)
-	under := newCountdown(cancel)
 	p := &parting{done: make(chan struct{})}
-
 	b.mu.Lock()
 	b.phase, b.parting = over, p
-	for i, m := range q.members {
-		s := &b.seats[i]
-		again := s.state == seatSwept
-		switch {
+	for i := range q.members {
+		switch s := &b.seats[i]; {
 		case s.state == seatVacant && s.doubt:
-			b.sweep(s, m)
-			continue
-		case s.state != seatFirm && s.state != seatFresh && !again:
-			continue
+			b.sweep(s, q.members[i])
+		case s.state == seatFirm, s.state == seatFresh, s.state == seatSwept:
+			b.part(ctx, i)
 		}
-		if m.begin() != nil {
-			if !again {
-				b.sweep(s, m)
-			}
-			continue
-		}
-		s.state = seatGiving
-		under.add()
-		q.client.stay()
-		go func() {
-			defer q.client.leave()
-			defer under.done()
-			b.giveBack(nodes, i, again)
-		}()
 	}
-	under.done()
 	b.weigh(false)
 	b.mu.Unlock()
 
@@ -69,11 +50,36 @@ func (q *quorum) release(ctx context.Context, l *Lease) error {
 	return p.err
 }
 
+// part lets the lease be given back to a node, where a question is not under way.
+// The caller holds mu.
+func (b *ballot) part(ctx context.Context, i int) {
+	q, m, s := b.quorum, b.quorum.members[i], &b.seats[i]
+	again := s.state == seatSwept
+	if m.begin() != nil {
+		if !again {
+			b.sweep(s, m)
+		}
+		return
+	}
+	s.state = seatGiving
+	held := b.lock
+	q.client.stay()
+	go func() {
+		defer q.client.leave()
+		ctx, cancel := context.WithTimeout(breaker.Bypass(context.WithoutCancel(ctx)), nodeTimeoutMost)
+		defer cancel()
+		b.giveBack(ctx, i, held, again)
+	}()
+}
+
+// awaited reports whether somebody waits for the release. The caller holds mu.
+func (b *ballot) awaited() bool { return b.parting != nil && !b.parting.over }
+
 // giveBack gives the lease back to one node; again, if its sweeper has it already.
-func (b *ballot) giveBack(ctx context.Context, i int, again bool) {
+func (b *ballot) giveBack(ctx context.Context, i int, held *redislock.Lock, again bool) {
 	m := b.quorum.members[i]
 	begun := b.quorum.clock()
-	err := m.part(ctx, b.lock, b.request.keys)
+	err := m.part(ctx, held, b.request.keys)
 	if errors.Is(err, redislock.ErrLockNotHeld) {
 		m.end(begun, nil)
 	} else {
@@ -103,7 +109,7 @@ func (b *ballot) giveBack(ctx context.Context, i int, again bool) {
 // can have it any more. The caller holds mu.
 func (b *ballot) weigh(late bool) {
 	p := b.parting
-	if p == nil || p.over {
+	if !b.awaited() {
 		return
 	}
 	need := b.quorum.need
@@ -115,10 +121,8 @@ func (b *ballot) weigh(late bool) {
 			back++
 		case seatVacant:
 			without++
-		case seatGiving:
+		case seatGiving, seatAsked:
 			pending++
-			errs[i] = errMissing
-		case seatAsked:
 			errs[i] = errMissing
 		default:
 			errs[i] = fmt.Errorf("the lease is being deleted there: %w", errSilent)

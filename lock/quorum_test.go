@@ -700,6 +700,7 @@ func TestALateGrantBelongsToTheLease(t *testing.T) {
 		time.Sleep(15 * time.Second)
 		require.NoError(t, l.Context().Err())
 		require.NoError(t, l.Release(t.Context()))
+		time.Sleep(time.Second)
 
 		l = acquire(t, c, "k")
 		synctest.Wait()
@@ -720,6 +721,7 @@ func TestReleaseTellsWhatBecameOfTheLease(t *testing.T) {
 			p.servers[i].FlushAll()
 		}
 		require.ErrorIs(t, l.Release(t.Context()), ErrLost, "a majority had forgotten it")
+		time.Sleep(time.Second)
 
 		l = acquire(t, c, "k")
 		synctest.Wait()
@@ -727,6 +729,7 @@ func TestReleaseTellsWhatBecameOfTheLease(t *testing.T) {
 			p.servers[i].FlushAll()
 		}
 		require.NoError(t, l.Release(t.Context()), "a majority had it")
+		time.Sleep(time.Second)
 
 		l = acquire(t, c, "k")
 		synctest.Wait()
@@ -827,7 +830,9 @@ func TestAQuorumsWaiterIsWokenByTheRelease(t *testing.T) {
 			for range cap(got) {
 				require.Less(t, (<-got).Sub(released), 5*time.Millisecond)
 			}
+			time.Sleep(time.Second)
 			p.each(bad, func(s *testserver.Server) { s.Hang(false) })
+			time.Sleep(time.Second)
 		}
 		p.quiet(t, c, d)
 		time.Sleep(lineLinger)

@@ -19,7 +19,7 @@ type view struct {
 // look asks all nodes, and waits for each as long as it may take. It is an error
 // if no majority answers.
 func (q *quorum) look(ctx context.Context, k keys) (view, error) {
-	if err := q.admit(ctx); err != nil {
+	if err := q.admit(ctx, 0); err != nil {
 		return view{}, err
 	}
 	sights := make([]sight, len(q.members))

@@ -2,6 +2,8 @@ package lock
 
 import (
 	"context"
+	"fmt"
+	"time"
 
 	"github.com/bsm/redislock"
 )
@@ -14,8 +16,9 @@ type store interface {
 	// check connects and asks what is there.
 	check(ctx context.Context) error
 
-	// admit lets an acquisition pass if the endpoints take locks.
-	admit(ctx context.Context) error
+	// admit lets an acquisition with the given TTL pass if the endpoints take
+	// locks. Without a deadline of ctx, it waits for the TTL at the most.
+	admit(ctx context.Context, ttl time.Duration) error
 
 	// obtain makes one attempt, and takes r.entry's place in the queue if the
 	// lease is another's (ErrNotAcquired). It returns what each server has
@@ -47,6 +50,15 @@ type store interface {
 type single struct{ *node }
 
 func (s single) err() error { return s.conn.Err() }
+
+func (s single) admit(ctx context.Context, ttl time.Duration) error {
+	if _, bounded := ctx.Deadline(); bounded || s.watch.clear.Load() {
+		return s.node.admit(ctx)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, ttl, fmt.Errorf("no answer within the TTL (%s)", ttl))
+	defer cancel()
+	return s.node.admit(ctx)
+}
 
 func (s single) obtain(ctx context.Context, r *request) ([]*redislock.Lock, answer, error) {
 	g, err := s.node.obtain(ctx, r)

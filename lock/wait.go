@@ -1,6 +1,7 @@
 package lock
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,7 +33,9 @@ func (c *Client) acquire(parent context.Context, r *request) (l *Lease, err erro
 	defer r.counts.waiting.Add(-1)
 	w := c.line.enter(r)
 	defer func() { w.leave(err == nil) }()
-	p := poller{closing: c.closing, pause: pollMin}
+	p := poller{closing: c.closing, pause: pollMin, told: time.Now()}
+	met := false   // another, who has the lock
+	var last error // of an outage that was outlived
 	defer func() { p.ringer.leave(err == nil) }()
 	for {
 		lease, a, err := c.try(ctx, parent, r)
@@ -42,11 +45,15 @@ func (c *Client) acquire(parent context.Context, r *request) (l *Lease, err erro
 			}
 			return lease, nil
 		}
+		met = met || errors.Is(err, ErrNotAcquired)
 		if errors.Is(err, ErrNotAcquired) || p.outlives(err) {
 			if w != nil {
 				w.failed(a)
 				err = w.wait(ctx)
 			} else {
+				if !errors.Is(err, ErrNotAcquired) {
+					last = err
+				}
 				if p.ringer == nil {
 					p.ringer = c.bell.enter(r.keys)
 				}
@@ -58,12 +65,15 @@ func (c *Client) acquire(parent context.Context, r *request) (l *Lease, err erro
 			if err == nil {
 				continue
 			}
-			if !errors.Is(err, ErrClosed) && !errors.Is(err, errMaxWait) {
+			if met && !errors.Is(err, ErrClosed) && !errors.Is(err, errMaxWait) {
 				err = fmt.Errorf("%w: %w", ErrNotAcquired, err)
 			}
 		}
-		if errors.Is(err, errMaxWait) {
+		switch {
+		case errors.Is(err, errMaxWait) && met:
 			err = fmt.Errorf("%w, for %s (MaxWait)", ErrNotAcquired, r.maxWait)
+		case errors.Is(err, errMaxWait):
+			err = fmt.Errorf("no answer within %s: %w", r.maxWait, cmp.Or(last, err))
 		}
 		return nil, err
 	}
@@ -74,14 +84,14 @@ type poller struct {
 	closing context.Context
 	pause   time.Duration
 	ringer  *ringer   // nil where nobody tells of releases
-	told    time.Time // when the other was found to have the lease last
+	told    time.Time // when a majority has answered last; at first, when the wait began
 }
 
-// outlives reports whether a wait goes on although a quorum has no majority: it had
-// one during the wait, and within outageMost.
+// outlives reports whether a wait goes on although a quorum has no majority: it
+// began, or had one, within outageMost.
 func (p *poller) outlives(err error) bool {
 	var outage *outageError
-	return !p.told.IsZero() && time.Since(p.told) < outageMost && errors.As(err, &outage)
+	return time.Since(p.told) < outageMost && errors.As(err, &outage)
 }
 
 // wait returns nil when the caller should try again, or why it should not. The
