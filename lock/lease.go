@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -202,13 +201,6 @@ func (l *Lease) grant(i int) *redislock.Lock {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.held[i]
-}
-
-// grants returns what the servers have granted.
-func (l *Lease) grants() []*redislock.Lock {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Clone(l.held)
 }
 
 func (l *Lease) conclude(s state, err error) {

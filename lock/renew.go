@@ -53,12 +53,6 @@ func (r *renewer) remove(l *Lease) {
 	}
 }
 
-func (r *renewer) len() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.held)
-}
-
 // leases returns the leases held now.
 func (r *renewer) leases() []*Lease {
 	r.mu.Lock()
