@@ -135,6 +135,7 @@ func (m *member) end(begun time.Duration, err error) {
 			m.absent = false
 			m.client.log.Info("a node of the lock quorum answers again", "node", m.name)
 		}
+	case errors.As(err, new(*youngError)), misconfigured(err): // it was not asked, or has said so
 	case !errors.Is(err, ErrClosed):
 		m.missed = max(m.missed, begun)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +16,9 @@ const (
 
 	// batchSize bounds the commands of one pipeline.
 	batchSize = 1000
+
+	// batchPatience is how long the next batch of renewals waits for one.
+	batchPatience = 50 * time.Millisecond
 )
 
 // The renewer renews all leases of a client: those that are due in one
@@ -65,11 +69,12 @@ func (r *renewer) run() (next time.Time) {
 	for _, l := range r.leases() {
 		l.checkClock()
 	}
-	for batch := range slices.Chunk(r.takeDue(), batchSize) {
+	if due := r.takeDue(); len(due) > 0 {
+		batches := slices.Collect(slices.Chunk(due, batchSize))
 		r.mu.Lock()
-		r.flying++
+		r.flying += len(batches)
 		r.mu.Unlock()
-		go r.renew(batch) // stop waits for it
+		go r.renewAll(batches) // stop waits for it
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -133,6 +138,31 @@ func (r *renewer) plan(l *Lease, due time.Time) {
 	l.due = due
 	if l.index >= 0 {
 		heap.Fix(&r.held, l.index)
+	}
+}
+
+// renewAll renews one batch after the other. Where one has no answer for a while,
+// another goroutine goes on with the rest.
+func (r *renewer) renewAll(batches [][]*Lease) {
+	for len(batches) > 0 {
+		batch := batches[0]
+		batches = batches[1:]
+		if len(batches) == 0 {
+			r.renew(batch)
+			return
+		}
+		var passed atomic.Bool // the rest, to another
+		rest := batches
+		timer := time.AfterFunc(batchPatience, func() {
+			if passed.CompareAndSwap(false, true) {
+				r.renewAll(rest)
+			}
+		})
+		r.renew(batch)
+		timer.Stop()
+		if !passed.CompareAndSwap(false, true) {
+			return
+		}
 	}
 }
 
