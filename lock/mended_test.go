@@ -28,6 +28,19 @@ func TestALeaseOfWhichOneKeyWasLostGivesBackTheRest(t *testing.T) {
 	})
 }
 
+func TestAQuorumGivesBackTheRestToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPanel(t, 3, 30*time.Second)
+		c := p.open(t, Config{})
+		l := acquire(t, c, "a", Also("b", "c"))
+		for _, srv := range p.servers {
+			srv.Del("redisha:lock:{b}")
+		}
+		require.ErrorIs(t, l.Release(t.Context()), ErrLost)
+		p.quiet(t, c)
+	})
+}
+
 func TestARevokedLeaseIsRevokedOnce(t *testing.T) {
 	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
 		ctx := t.Context()

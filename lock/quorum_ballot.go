@@ -373,7 +373,14 @@ func (b *ballot) abandon() {
 	b.drop()
 }
 
-func (q *quorum) giveUp(r *request, _ outcome) { r.ballot.abandon() }
+func (q *quorum) giveUp(r *request, _ outcome) {
+	r.ballot.abandon()
+	if len(r.locks) > 1 { // a node that has lost one of the keys may have the others
+		for _, m := range q.members {
+			m.sweeper.add(r, settled)
+		}
+	}
+}
 
 // drop lets the sweepers delete what is left; where a question or a release is
 // under way, what follows it does so. The caller holds mu.
