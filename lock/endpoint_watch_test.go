@@ -304,7 +304,12 @@ func TestSentinelsThatDisappearForAMomentLeaveTheEndpointRefused(t *testing.T) {
 		require.NoError(t, acquire(t, c, "k").Release(t.Context()))
 		for range 10 {
 			stop := beWatched(t, srv)
-			time.Sleep(11 * time.Second)
+			for range 11 { // in use, so that it is watched
+				time.Sleep(time.Second)
+				if l, err := c.TryAcquire(t.Context(), "k"); err == nil {
+					require.NoError(t, l.Release(t.Context()))
+				}
+			}
 			stop()
 			for start := time.Now(); time.Since(start) < 45*time.Second; time.Sleep(time.Second) {
 				_, err := c.TryAcquire(t.Context(), "k")
