@@ -59,8 +59,10 @@ type Config struct {
 
 	// Strict refuses, with ErrUnsafeEndpoint, what is otherwise taken with a
 	// warning: a primary with replicas and a Cluster with replicas, where a
-	// promotion can hand one lock to two holders, and an endpoint that does not
-	// tell what it is, since the ACL forbids to ask or a proxy does not know.
+	// promotion can hand one lock to two holders; a server with a maxmemory and
+	// another maxmemory-policy than noeviction, which can do so when it is full;
+	// and an endpoint that does not tell what it is, since the ACL forbids to ask
+	// or a proxy does not know.
 	// It does not go together with AllowFailoverManaged.
 	Strict bool
 
@@ -73,7 +75,7 @@ func (c Config) withDefaults() Config {
 	c.Holder = cmp.Or(c.Holder, filepath.Base(os.Args[0]))
 	c.TTL = cmp.Or(c.TTL, 30*time.Second)
 	c.Class = cmp.Or(c.Class, "default")
-	c.CloseTimeout = cmp.Or(c.CloseTimeout, 5*time.Second)
+	c.CloseTimeout = max(cmp.Or(c.CloseTimeout, 5*time.Second), 0)
 	return c
 }
 

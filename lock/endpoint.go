@@ -48,7 +48,7 @@ func (c Config) refuses(d discovery) error {
 		if !c.AllowFailoverManaged {
 			err = ErrFailoverManaged
 		}
-	case foundReplicas, foundUnprobed:
+	case foundReplicas, foundUnprobed, foundEvicting:
 		if c.Strict {
 			err = ErrUnsafeEndpoint
 		}
@@ -64,7 +64,9 @@ var warnings = [findings]string{
 	foundReplicas: "locks on a primary with replicas: if one is promoted, a lock can have two holders; check fencing tokens wherever it matters, " +
 		"or give locks a server of their own, or a quorum of independent primaries",
 	foundUnprobed: "locks on an endpoint that does not tell what it is: if it fails over, a lock can have two holders; " +
-		"allow the user ROLE and PUBSUB|NUMSUB (on Cluster CLUSTER|SHARDS)",
+		"allow the user ROLE, PUBSUB|NUMSUB and INFO (on Cluster CLUSTER|SHARDS and INFO)",
+	foundEvicting: "locks on a server that evicts keys when its memory is full: an evicted lease hands its lock to a second holder; " +
+		"set maxmemory-policy noeviction there, or give locks a server of their own",
 	foundManaged: "locks on a primary that Sentinels watch, as AllowFailoverManaged says: a failover can hand one lock to two holders; " +
 		"check fencing tokens wherever it matters",
 }
@@ -174,6 +176,9 @@ func (s *node) check(ctx context.Context) error {
 	w := &s.watch
 	begun, dials := time.Now(), w.dialled()
 	d, ok := discovery{}, false
+	if err := s.hidesCluster(ctx); err != nil {
+		return err
+	}
 	if err := s.conn.Check(ctx); err != nil {
 		if d, ok = misplaced(err); !ok {
 			return err

@@ -198,13 +198,14 @@ func TestAUserWhoMayNotAskIsTakenWithAWarning(t *testing.T) {
 		return name + " on >secret ~redisha:lock:* &* -@all +hello +client +ping" + commands + more
 	}
 	srv := redistest.New(t, redistest.Config{Users: []string{
-		user("nothing", ""), user("role", " +role"), user("all", " +role +pubsub|numsub"),
+		user("nothing", ""), user("role", " +role"), user("all", " +role +pubsub|numsub +info"), user("noinfo", " +role +pubsub|numsub"),
 		user("info", " +info +pubsub|numsub"), user("numsub", " +pubsub|numsub"),
 	}})
 	for name, want := range map[string]struct{ found, warning string }{
 		"nothing": {"unprobed", "is refused: NOPERM"},
 		"role":    {"unprobed", "PUBSUB is refused: NOPERM"},
 		"numsub":  {"unprobed", "ROLE is refused: NOPERM"},
+		"noinfo":  {"unprobed", "INFO is refused: NOPERM"},
 		"info":    {"safe", ""},
 		"all":     {"safe", ""},
 	} {
@@ -335,6 +336,14 @@ func TestWhatAnEndpointBecomesIsFoundWhileItIsUsed(t *testing.T) {
 			},
 			want: ErrUnsafeEndpoint, found: "unprobed",
 		},
+		"it may evict leases": {
+			cfg: Config{Strict: true},
+			change: func(t *testing.T, srv *redistest.Server) func() {
+				evict(t, srv, "volatile-ttl")
+				return func() { require.NoError(t, srv.Client(t).ConfigSet(context.Background(), "maxmemory", "0").Err()) }
+			},
+			want: ErrUnsafeEndpoint, found: "evicting",
+		},
 		"REPLICAOF": {
 			change: func(t *testing.T, srv *redistest.Server) func() {
 				rdb := srv.Client(t)
@@ -387,6 +396,95 @@ func TestWhatAnEndpointBecomesIsFoundWhileItIsUsed(t *testing.T) {
 				})
 			}
 		})
+	}
+}
+
+// evict lets a server evict keys, once it has 100 MB of them.
+func evict(t *testing.T, srv *redistest.Server, policy string) {
+	t.Helper()
+	rdb := srv.Client(t)
+	require.NoError(t, rdb.ConfigSet(t.Context(), "maxmemory-policy", policy).Err())
+	require.NoError(t, rdb.ConfigSet(t.Context(), "maxmemory", "100mb").Err())
+}
+
+func TestAServerThatEvictsIsTakenWithAWarning(t *testing.T) {
+	srv := redistest.New(t, redistest.Config{})
+	admin := srv.Client(t)
+	for _, policy := range []string{"allkeys-lru", "allkeys-lfu", "allkeys-random", "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl"} {
+		t.Run(policy, func(t *testing.T) {
+			evict(t, srv, policy)
+			eachClient(t, srv, func(t *testing.T, rdb redis.UniversalClient) {
+				requireTaken(t, rdb, Config{}, "evicting", "set maxmemory-policy noeviction there")
+				requireTaken(t, rdb, Config{AllowFailoverManaged: true}, "evicting", `detail="its maxmemory-policy is `+policy+`, and its maxmemory 104857600"`)
+				err := requireRefused(t, rdb, Config{Strict: true}, ErrUnsafeEndpoint)
+				require.ErrorContains(t, err, "set maxmemory-policy noeviction on it")
+				require.ErrorContains(t, err, "(its maxmemory-policy is "+policy+", and its maxmemory 104857600)")
+			})
+		})
+	}
+	for policy, most := range map[string]string{"noeviction": "100mb", "allkeys-lru": "0"} {
+		t.Run(policy+" and maxmemory "+most, func(t *testing.T) {
+			require.NoError(t, admin.ConfigSet(t.Context(), "maxmemory-policy", policy).Err())
+			require.NoError(t, admin.ConfigSet(t.Context(), "maxmemory", most).Err())
+			eachClient(t, srv, func(t *testing.T, rdb redis.UniversalClient) {
+				requireTaken(t, rdb, Config{}, "safe", "")
+				requireTaken(t, rdb, Config{Strict: true}, "safe", "")
+			})
+		})
+	}
+}
+
+// What is worse is told: a Sentinel that may promote another, and not that one may
+// do so by hand.
+func TestOfSeveralFindingsTheGravestIsTold(t *testing.T) {
+	primary := redistest.New(t, redistest.Config{})
+	redistest.NewReplica(t, primary, redistest.Config{})
+	evict(t, primary, "allkeys-lru")
+	requireTaken(t, primary.Client(t), Config{}, "evicting", "allkeys-lru")
+	startSentinel(t, primary)
+	requireRefused(t, primary.Client(t), Config{}, ErrFailoverManaged)
+	requireTaken(t, primary.Client(t), Config{AllowFailoverManaged: true}, "failover_managed", "Sentinels watching it: 1")
+}
+
+// One primary is enough, whichever it is.
+func TestAClusterThatEvictsIsTakenWithAWarning(t *testing.T) {
+	foreign := clusterOfOne(t)
+	addr := foreign.Options().Addrs[0]
+	clients := map[string]func(*testing.T) redis.UniversalClient{
+		"foreign":   func(*testing.T) redis.UniversalClient { return foreign },
+		"own":       func(t *testing.T) redis.UniversalClient { return ownOf(t, "redis+cluster://"+addr) },
+		"forbidden": func(t *testing.T) redis.UniversalClient { return withoutShards(t, foreign, addr) },
+		"slots by a function": func(t *testing.T) redis.UniversalClient {
+			rdb := redis.NewClusterClient(&redis.ClusterOptions{ClusterSlots: func(context.Context) ([]redis.ClusterSlot, error) {
+				return []redis.ClusterSlot{{Start: 0, End: 16383, Nodes: []redis.ClusterNode{{Addr: addr}}}}, nil
+			}})
+			t.Cleanup(func() { _ = rdb.Close() })
+			return rdb
+		},
+	}
+	require.NoError(t, foreign.ConfigSet(t.Context(), "maxmemory-policy", "allkeys-lru").Err())
+	require.NoError(t, foreign.ConfigSet(t.Context(), "maxmemory", "100mb").Err())
+	eachOf(t, clients, func(t *testing.T, rdb redis.UniversalClient) {
+		requireTaken(t, rdb, Config{}, "evicting", "its maxmemory-policy is allkeys-lru")
+		requireRefused(t, rdb, Config{Strict: true}, ErrUnsafeEndpoint)
+	})
+	require.NoError(t, foreign.ConfigSet(t.Context(), "maxmemory", "0").Err())
+	eachOf(t, clients, func(t *testing.T, rdb redis.UniversalClient) {
+		requireTaken(t, rdb, Config{Strict: true}, "safe", "")
+	})
+
+	// Of three primaries one evicts, and another one does not answer.
+	fixture := redistest.SharedCluster(t)
+	node, err := fixture.PrimaryOf(t.Context(), "redisha:lock:{k}")
+	require.NoError(t, err)
+	evict(t, node, "allkeys-lru")
+	defer func() {
+		rdb := node.Client(t)
+		require.NoError(t, rdb.ConfigSet(context.Background(), "maxmemory", "0").Err())
+		require.NoError(t, rdb.ConfigSet(context.Background(), "maxmemory-policy", "noeviction").Err())
+	}()
+	for _, rdb := range []redis.UniversalClient{fixture.Client(t), ownOf(t, fixture.URL())} {
+		requireTaken(t, rdb, Config{}, "evicting", "its maxmemory-policy is allkeys-lru")
 	}
 }
 

@@ -409,6 +409,18 @@ func TestAReplicaIsToldAtOnceAlsoByAPatientClient(t *testing.T) {
 	})
 }
 
+// The time for the first question is over before a handshake has told what is there.
+func TestAReplicaThatAnswersSlowlyIsToldAllTheSame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := testserver.New(t)
+		srv.SetUpstream("10.0.0.1:6379")
+		srv.SetLatency(700 * time.Millisecond)
+		_, err := open(t, patientClient(t, srv), Config{}).TryAcquire(t.Context(), "k")
+		require.ErrorIs(t, err, ErrReplicaEndpoint)
+		time.Sleep(2 * time.Second) // what go-redis has under way
+	})
+}
+
 // A server that is down from the start: callers do not dial past the breaker, and
 // go on when it is there.
 func TestTheFirstQuestionHeedsTheBreaker(t *testing.T) {
@@ -520,6 +532,17 @@ func TestWarningsComeOncePerClientAndCause(t *testing.T) {
 			setUp: func(_ *testing.T, srv *testserver.Server) { srv.SetError(noperm("role"), "ROLE", "INFO") },
 			found: "unprobed", level: "WARN", text: "ROLE is refused: NOPERM",
 		},
+		"no INFO": {
+			setUp: func(_ *testing.T, srv *testserver.Server) {
+				srv.SetReplicaAddrs("10.0.0.2:6379")
+				srv.SetError(noperm("info"), "INFO")
+			},
+			found: "unprobed", level: "WARN", text: "INFO is refused: NOPERM",
+		},
+		"evictions": {
+			setUp: func(_ *testing.T, srv *testserver.Server) { srv.SetReplicaAddrs("10.0.0.2:6379"); evicts(srv) },
+			found: "evicting", level: "WARN", text: "its maxmemory-policy is volatile-lru, and its maxmemory 1048576",
+		},
 		"no PUBSUB": {
 			setUp: func(_ *testing.T, srv *testserver.Server) {
 				srv.SetReplicaAddrs("10.0.0.2:6379")
@@ -567,6 +590,17 @@ func TestWarningsComeOncePerClientAndCause(t *testing.T) {
 			})
 		})
 	}
+}
+
+// evicts makes the server look as one that evicts keys.
+func evicts(srv *testserver.Server) {
+	srv.SetPreHook(func(c *server.Peer, cmd string, args ...string) bool {
+		if cmd != "INFO" || args[0] != "memory" {
+			return false
+		}
+		c.WriteBulk("# Memory\r\nused_memory:0\r\nmaxmemory:1048576\r\nmaxmemory_policy:volatile-lru\r\n")
+		return true
+	})
 }
 
 // A replica or a Sentinel shows also where ROLE may not be asked.
@@ -652,7 +686,7 @@ func TestAServerThatIsNotReadyIsAskedAgain(t *testing.T) {
 		"LOADING Redis is loading the dataset in memory", "NOAUTH Authentication required.", "ERR max number of clients reached",
 		"BUSY Redis is busy running a script.", "MASTERDOWN Link with MASTER is down", "no upstream host", "upstream failure",
 	} {
-		for _, command := range []string{"ROLE", "PUBSUB"} {
+		for _, command := range []string{"ROLE", "PUBSUB", "INFO"} {
 			srv.SetError(msg, command)
 			_, err := c.TryAcquire(t.Context(), "k")
 			require.ErrorContains(t, err, msg)

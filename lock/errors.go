@@ -41,8 +41,8 @@ var (
 		instead + "; or, if fencing tokens are checked wherever it matters, set AllowFailoverManaged")
 
 	// ErrUnsafeEndpoint says that Config.Strict refuses the endpoint.
-	ErrUnsafeEndpoint = errors.New("strict locks refuse a server that may fail over, or does not tell whether it may, since a failover can hand one lock to two holders: " + instead +
-		"; or allow the user ROLE and PUBSUB|NUMSUB (on Cluster CLUSTER|SHARDS) where it is safe; or leave Strict out")
+	ErrUnsafeEndpoint = errors.New("strict locks refuse a server that may fail over or evict keys, or does not tell whether it may, since one lock can have two holders then: " + instead +
+		"; set maxmemory-policy noeviction on it; and allow the user ROLE, PUBSUB|NUMSUB and INFO (on Cluster CLUSTER|SHARDS and INFO); or leave Strict out")
 
 	// ErrClosed is returned by calls after Close, and is the cause of the end of
 	// the contexts of the leases that were held then. It is go-redis' own.

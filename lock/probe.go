@@ -27,13 +27,14 @@ const (
 	foundSafe                    // nothing fails over there
 	foundReplicas                // one of which somebody may promote
 	foundUnprobed                // it does not answer all questions
+	foundEvicting                // it deletes keys when its memory is full
 	foundManaged                 // Sentinels watch it
 	foundReplica                 // it is one itself
 	foundSentinel                // it is one
 	findings
 )
 
-var findingNames = [findings]string{"unknown", "safe", "replicas", "unprobed", "failover_managed", "replica", "sentinel"}
+var findingNames = [findings]string{"unknown", "safe", "replicas", "unprobed", "evicting", "failover_managed", "replica", "sentinel"}
 
 func (f finding) String() string { return findingNames[f] }
 
@@ -68,17 +69,20 @@ func (s *node) probe(ctx context.Context) (discovery, error) {
 		first, cancel = context.WithTimeout(ctx, probeSoon)
 	}
 	d, err := s.ask(first, s.conn)
+	again := err != nil && ended(first) != nil && ctx.Err() == nil
 	cancel()
 	if found, ok := misplaced(err); ok {
 		return found, nil
 	}
-	switch {
-	case err == nil && d.strange, err != nil && isReply(err):
-		// Maybe the reply to a handshake: a Sentinel does not know SELECT.
+	if again || err == nil && d.strange || err != nil && isReply(err) {
+		// Maybe the reply to a handshake: a Sentinel does not know SELECT. Or the
+		// time was over in the midst of one, which would have told. Check makes
+		// one of its own, and does not repeat it.
 		if found, ok := misplaced(s.conn.Check(ctx)); ok {
 			return found, nil
 		}
-	case err != nil && first.Err() != nil && ctx.Err() == nil:
+	}
+	if again {
 		return s.ask(ctx, s.conn)
 	}
 	return d, err
@@ -97,6 +101,9 @@ func misplaced(err error) (discovery, bool) {
 
 // ask probes by the kind of endpoint.
 func (s *node) ask(ctx context.Context, rdb redis.UniversalClient) (discovery, error) {
+	if err := s.hidesCluster(ctx); err != nil {
+		return discovery{}, err
+	}
 	ep := s.conn.Endpoint()
 	switch {
 	case ep.Proxy != "": // which knows none of the commands
@@ -104,21 +111,47 @@ func (s *node) ask(ctx context.Context, rdb redis.UniversalClient) (discovery, e
 	case ep.Topology == endpoint.Cluster:
 		return s.askCluster(ctx)
 	case ep.Topology == endpoint.Replicated:
-		d, err := askServer(ctx, rdb)
+		d, err := s.askServer(ctx, rdb)
 		d.add(discovery{finding: foundReplicas, detail: "the endpoint names replicas"})
 		return d, err
 	}
-	return askServer(ctx, rdb)
+	return s.askServer(ctx, rdb)
 }
 
-// askServer probes one server: its role, its replicas, and whether Sentinels are
-// subscribed to the channel where they meet.
+// hidesCluster returns an error if several servers are behind a client that shows
+// itself as that of one: a type of the program's own around one of a Cluster. No
+// question through it tells which of them answers.
+func (s *node) hidesCluster(ctx context.Context) error {
+	if s.conn.Own() || s.conn.Topology() != endpoint.Standalone {
+		return nil
+	}
+	inner := innermost(s.conn)
+	switch inner.(type) {
+	case *redis.Client:
+		return nil
+	case *redis.ClusterClient, *redis.Ring:
+	default: // it does not show, but the server tells
+		reply, err := s.conn.Do(ctx, "hello").Result()
+		if err != nil && !tells(err) {
+			return err
+		}
+		if err != nil || field(reply, "mode") != "cluster" {
+			return nil
+		}
+	}
+	return fmt.Errorf("a %T hides a client of several servers, so that locks cannot ask each of them: "+
+		"pass the redis.ClusterClient itself, and what the type does as a hook (AddHook)", s.conn.Unwrap())
+}
+
+// askServer probes one server: its role, its replicas, whether Sentinels are
+// subscribed to the channel where they meet, and whether it evicts keys.
 // https://redis.io/docs/latest/commands/role/
 // https://redis.io/docs/latest/commands/pubsub-numsub/
-func askServer(ctx context.Context, rdb redis.UniversalClient) (discovery, error) {
+func (s *node) askServer(ctx context.Context, rdb redis.UniversalClient) (discovery, error) {
 	pipe := rdb.Pipeline()
 	role := pipe.Do(ctx, "role")
 	watchers := pipe.PubSubNumSub(ctx, helloChannel)
+	memory := pipe.Info(ctx, "memory")
 	conn.Exec(ctx, pipe)
 	d := discovery{finding: foundSafe}
 	reply, err := role.Slice()
@@ -143,7 +176,31 @@ func askServer(ctx context.Context, rdb redis.UniversalClient) (discovery, error
 	default:
 		return d, err
 	}
-	return d, nil
+	o, err := evictionOf(memory)
+	if o.finding != foundUnprobed || s.client.longest == 0 { // a quorum needs INFO for more, and says itself that it is refused
+		d.add(o)
+	}
+	return d, err
+}
+
+// evictionOf reads INFO's section on memory. All leases have a TTL, so that also
+// the policies evict them which spare keys without. A server that knows neither
+// field, as one that imitates Redis, is not said to evict.
+// https://redis.io/docs/latest/develop/reference/eviction/
+func evictionOf(memory *redis.StringCmd) (discovery, error) {
+	text, err := memory.Result()
+	switch {
+	case err != nil && tells(err):
+		return silent("INFO", err), nil
+	case err != nil:
+		return discovery{}, err
+	}
+	info := parseInfo(text)
+	most, policy := info["maxmemory"], info["maxmemory_policy"]
+	if most == "" || most == "0" || policy == "" || policy == "noeviction" {
+		return discovery{finding: foundSafe}, nil
+	}
+	return discovery{finding: foundEvicting, detail: "its maxmemory-policy is " + policy + ", and its maxmemory " + most}, nil
 }
 
 func roleOf(reply []any) discovery {
@@ -212,11 +269,7 @@ func askOtherwise(ctx context.Context, rdb redis.UniversalClient, refused error)
 
 // infoOf reads INFO's section on replication, if it is one.
 func infoOf(text string) (discovery, bool) {
-	fields := make(map[string]string)
-	for line := range strings.Lines(text) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-		fields[name] = value
-	}
+	fields := parseInfo(text)
 	n, err := strconv.Atoi(fields["connected_slaves"])
 	switch {
 	case fields["role"] == "slave":
@@ -227,14 +280,17 @@ func infoOf(text string) (discovery, bool) {
 	return withReplicas("it", n), true
 }
 
-// askCluster looks for replicas. A client that was given the slots as a function
-// may have servers in front of it that are no nodes of a Cluster: each is asked.
+// askCluster looks for replicas, and for primaries that evict keys. A client that
+// was given the slots as a function may have servers in front of it that are no
+// nodes of a Cluster: each is asked.
 // https://redis.io/docs/latest/commands/cluster-shards/
 func (s *node) askCluster(ctx context.Context) (discovery, error) {
 	shards, err := s.conn.Do(ctx, "cluster", "shards").Slice()
 	switch {
 	case err == nil:
-		return withReplicas("the Cluster", replicasIn(shards)), nil
+		d := withReplicas("the Cluster", replicasIn(shards))
+		d.add(s.evictionInCluster(ctx))
+		return d, nil
 	case !tells(err):
 		return discovery{}, err
 	case strings.Contains(err.Error(), "cluster support disabled"):
@@ -250,11 +306,30 @@ func (s *node) askCluster(ctx context.Context) (discovery, error) {
 				seen[node.Addr] = true
 			}
 		}
-		return withReplicas("the Cluster", len(seen)), nil
+		d := withReplicas("the Cluster", len(seen))
+		d.add(s.evictionInCluster(ctx))
+		return d, nil
 	case !tells(err):
 		return discovery{}, err
 	}
 	return silent("CLUSTER SHARDS", refused), nil
+}
+
+// evictionInCluster asks all primaries. One that does not answer now is left to
+// the next probe: the locks on the others do not depend on it.
+func (s *node) evictionInCluster(ctx context.Context) discovery {
+	ctx, cancel := context.WithTimeout(ctx, probeSoon)
+	defer cancel()
+	var mu sync.Mutex
+	all := discovery{finding: foundSafe}
+	_ = s.conn.EachPrimary(ctx, func(ctx context.Context, rdb redis.UniversalClient) error {
+		d, err := evictionOf(rdb.Info(ctx, "memory"))
+		mu.Lock()
+		defer mu.Unlock()
+		all.add(d)
+		return err
+	})
+	return all
 }
 
 // replicasIn counts the replicas in CLUSTER SHARDS' reply.
@@ -274,7 +349,7 @@ func (s *node) askEach(ctx context.Context) (discovery, error) {
 	var mu sync.Mutex
 	all := discovery{finding: foundSafe}
 	err := s.conn.EachPrimary(ctx, func(ctx context.Context, rdb redis.UniversalClient) error {
-		d, err := askServer(ctx, rdb)
+		d, err := s.askServer(ctx, rdb)
 		mu.Lock()
 		defer mu.Unlock()
 		all.add(d)

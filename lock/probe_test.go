@@ -47,6 +47,29 @@ func TestInfoIsReadAsTheServerSaysIt(t *testing.T) {
 	}
 }
 
+func TestEvictionIsReadAsTheServerSaysIt(t *testing.T) {
+	for text, want := range map[string]discovery{
+		"# Memory\r\nmaxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\n":      {finding: foundSafe},
+		"# Memory\r\nmaxmemory:100\r\nmaxmemory_policy:noeviction\r\n":     {finding: foundSafe},
+		"# Memory\r\nmaxmemory:100\r\nmaxmemory_policy:volatile-x\r\n":     {finding: foundEvicting, detail: "its maxmemory-policy is volatile-x, and its maxmemory 100"},
+		"maxmemory_policy:allkeys-lru\nmaxmemory:5":                        {finding: foundEvicting, detail: "its maxmemory-policy is allkeys-lru, and its maxmemory 5"},
+		"maxmemory_policy:allkeys-lru":                                     {finding: foundSafe},
+		"maxmemory:100":                                                    {finding: foundSafe},
+		"":                                                                 {finding: foundSafe},
+		"maxmemory:100\r\nmaxmemory_policy:":                               {finding: foundSafe},
+		"# Memory\r\nused_memory:1\r\nnothing\r\n:::\r\nmaxmemory\r\n\r\n": {finding: foundSafe},
+	} {
+		d, err := evictionOf(redis.NewStringResult(text, nil))
+		require.NoError(t, err)
+		require.Equal(t, want, d, text)
+	}
+	d, err := evictionOf(redis.NewStringResult("", reply("NOPERM this user has no permissions to run the 'info' command")))
+	require.NoError(t, err)
+	require.Equal(t, foundUnprobed, d.finding)
+	_, err = evictionOf(redis.NewStringResult("", reply("LOADING Redis is loading the dataset in memory")))
+	require.ErrorContains(t, err, "LOADING")
+}
+
 func TestReplicasOfAClusterAreCountedInBothProtocols(t *testing.T) {
 	node := func(role string) []any { return []any{"id", "x", "port", int64(7000), "role", role, "health", "fail"} }
 	shard := func(nodes ...any) []any { return []any{"slots", []any{int64(0), int64(9)}, "nodes", nodes} }
