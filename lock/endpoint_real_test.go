@@ -267,6 +267,53 @@ func withoutShards(t *testing.T, admin redis.UniversalClient, addr string) redis
 	return rdb
 }
 
+// opaque does not show what is in it.
+type opaque struct{ concealed }
+
+type concealed struct{ redis.UniversalClient }
+
+func TestAClusterInsideOfAnotherTypeIsRefused(t *testing.T) {
+	foreign := clusterOfOne(t)
+	for name, rdb := range map[string]redis.UniversalClient{
+		"wrapped":           wrapped{foreign},
+		"wrapped twice":     &wrapped{wrapped{foreign}},
+		"with other fields": &struct{ clusterDecorated }{clusterDecorated{name: "locks", ClusterClient: foreign}},
+		"opaque":            opaque{concealed{foreign}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := open(t, rdb, Config{})
+			for way, call := range ways {
+				err := call(t.Context(), c, "k")
+				require.ErrorContains(t, err, "hides a client of several servers", way)
+				require.ErrorContains(t, err, "pass the redis.ClusterClient itself", way)
+			}
+			require.ErrorContains(t, c.Check(t.Context()), "pass the redis.ClusterClient itself")
+			require.Empty(t, foreign.Keys(t.Context(), "*").Val())
+		})
+	}
+	t.Run("opaque, and followed by Sentinels", func(t *testing.T) {
+		primary := redistest.New(t, redistest.Config{})
+		sentinel := startSentinel(t, primary)
+		rdb := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "main", SentinelAddrs: []string{sentinel.Addr()}})
+		defer rdb.Close()
+		requireRefused(t, opaque{concealed{rdb}}, Config{}, ErrFailoverManaged)
+	})
+	t.Run("opaque, and one server", func(t *testing.T) {
+		requireTaken(t, opaque{concealed{redistest.Shared(t).Client(t)}}, Config{Strict: true}, "safe", "")
+	})
+	t.Run("a Ring", func(t *testing.T) {
+		ring := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"a": redistest.Shared(t).Addr()}})
+		defer ring.Close()
+		_, err := open(t, wrapped{ring}, Config{}).TryAcquire(t.Context(), "k")
+		require.ErrorContains(t, err, "a lock.wrapped hides a client of several servers")
+	})
+}
+
+type clusterDecorated struct {
+	name string
+	*redis.ClusterClient
+}
+
 func TestAClusterWithReplicasIsTakenWithAWarning(t *testing.T) {
 	fixture := redistest.SharedCluster(t)
 	node, err := fixture.PrimaryOf(t.Context(), "redisha:lock:{k}")

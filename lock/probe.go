@@ -125,11 +125,10 @@ func (s *node) hidesCluster(ctx context.Context) error {
 	if s.conn.Own() || s.conn.Topology() != endpoint.Standalone {
 		return nil
 	}
-	inner := innermost(s.conn)
-	switch inner.(type) {
-	case *redis.Client:
+	switch innermost(s.conn).(type) {
+	case interface{ Options() *redis.Options }:
 		return nil
-	case *redis.ClusterClient, *redis.Ring:
+	case interface{ Options() *redis.ClusterOptions }, interface{ Options() *redis.RingOptions }:
 	default: // it does not show, but the server tells
 		reply, err := s.conn.Do(ctx, "hello").Result()
 		if err != nil && !tells(err) {
