@@ -332,14 +332,21 @@ func (q *quorum) assemble(ctx context.Context, ask func(*member, context.Context
 	return nil
 }
 
-// check asks all nodes anew. A minority that does not answer is a warning.
+// check asks all nodes anew. A minority that does not answer is a warning. What was
+// begun goes on when ctx ends: that says nothing of the nodes.
 func (q *quorum) check(ctx context.Context) error {
-	return q.assemble(ctx, func(m *member, ctx context.Context) error {
+	err := q.assemble(ctx, func(m *member, ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), assembleMost)
+		defer cancel()
 		if err := m.node.check(ctx); err != nil {
 			return err
 		}
 		return m.identify(ctx)
 	})
+	if ended := ended(ctx); err != nil && ended != nil {
+		return fmt.Errorf("%w: %w", err, ended)
+	}
+	return err
 }
 
 // An outageError says that there is no majority of nodes to ask. It is an error of

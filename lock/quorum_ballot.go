@@ -170,8 +170,10 @@ func (b *ballot) ask(ctx context.Context, i int, least int64, draw bool) {
 	switch {
 	case b.phase == over && granted && b.awaited():
 		b.part(ctx, i)
-	case b.phase == over && (granted || s.doubt), granted && err != nil: // with err it must not count
+	case b.phase == over && (granted || s.doubt):
 		b.sweep(s, m)
+	case granted && err != nil:
+		s.doubt = true // it must not count, and may be asked again: see heal
 	case granted:
 		s.least, b.lock = v.token, v.lock
 		s.state = seatFresh

@@ -1084,3 +1084,107 @@ func TestProposedTokensFollowTheFastestClockThatCanBeBelieved(t *testing.T) {
 	require.Equal(t, 50*time.Millisecond, nodeTimeout(time.Second))
 	require.Equal(t, 200*time.Millisecond, nodeTimeout(time.Hour))
 }
+
+// Two addresses have come to lead to one server: what the second one gives is found
+// in vain, and yet it is what the first one has given.
+func TestAVoteThatDoesNotCountTakesNothingFromOneThatDoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPanel(t, 3, 30*time.Second)
+		c := p.open(t, Config{})
+		require.NoError(t, acquire(t, c, "warm").Release(t.Context()))
+		synctest.Wait()
+		p.networks[2].dial = p.servers[0].Dial
+		p.servers[2].Stop()
+		l := acquireSoon(t, c, "k")
+		time.Sleep(2 * sweepAgain)
+		require.Equal(t, 2, p.has("k"))
+		require.NoError(t, l.Release(t.Context()))
+		p.quiet(t, c)
+		require.NoError(t, p.servers[2].Restart())
+	})
+}
+
+// acquireSoon acquires while nodes are found to be away.
+func acquireSoon(t *testing.T, c *Client, key string) *Lease {
+	t.Helper()
+	l, err := c.Acquire(t.Context(), key, MaxWait(time.Second))
+	require.NoError(t, err)
+	return l
+}
+
+// Who gives up asking says nothing of the nodes.
+func TestACancelledQuestionDoesNotMakeNodesSilent(t *testing.T) {
+	for name, ask := range map[string]func(context.Context, *Client) error{
+		"inspect": func(ctx context.Context, c *Client) error { _, err := c.Inspect(ctx, "k"); return err },
+		"revoke":  func(ctx context.Context, c *Client) error { _, err := c.Revoke(ctx, "k", 1); return err },
+		"check":   func(ctx context.Context, c *Client) error { return c.Check(ctx) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPanel(t, 3, 30*time.Second)
+				c := p.open(t, Config{})
+				require.NoError(t, acquire(t, c, "k").Release(t.Context()))
+				time.Sleep(time.Second)
+				for _, srv := range p.servers {
+					srv.SetLatency(2 * time.Millisecond)
+				}
+				for _, after := range []time.Duration{0, time.Millisecond, 3 * time.Millisecond} {
+					ctx, cancel := context.WithTimeout(t.Context(), after)
+					require.ErrorIs(t, ask(ctx, c), context.DeadlineExceeded, "after %s", after)
+					cancel()
+					time.Sleep(time.Millisecond)
+					for _, node := range c.Stats().Nodes {
+						require.Empty(t, node.Absent, "after %s", after)
+					}
+				}
+				p.quiet(t, c)
+			})
+		})
+	}
+}
+
+// What was lost on the way to the nodes is not "another has it": the lease may be
+// revoked, or not.
+func TestARevocationWhoseOutcomeIsUnknownIsAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPanel(t, 3, 30*time.Second)
+		c, d := p.open(t, Config{}), p.open(t, Config{})
+		l := acquire(t, c, "k")
+		_, err := d.Inspect(t.Context(), "k")
+		require.NoError(t, err)
+		synctest.Wait()
+		cut := func(servers ...int) {
+			for _, srv := range p.servers {
+				srv.SetPreHook(nil)
+			}
+			for _, i := range servers {
+				looked := false
+				p.servers[i].SetPreHook(func(peer *server.Peer, cmd string, _ ...string) bool {
+					if cmd == "EVALSHA" && looked {
+						peer.Close()
+						return true
+					}
+					looked = looked || cmd == "EVALSHA"
+					return false
+				})
+			}
+		}
+		cut(0, 1, 2)
+		revoked, err := d.Revoke(t.Context(), "k", l.Token())
+		require.ErrorContains(t, err, "revoked on 0 of 3 nodes, want 2: try again: no majority: 3 of 3 nodes")
+		require.False(t, revoked)
+		cut(0, 1)
+		revoked, err = d.Revoke(t.Context(), "k", l.Token())
+		require.ErrorContains(t, err, "revoked on 1 of 3 nodes, want 2: try again: no majority: 2 of 3 nodes")
+		require.False(t, revoked)
+		cut(0)
+		revoked, err = d.Revoke(t.Context(), "k", l.Token())
+		require.NoError(t, err)
+		require.True(t, revoked, "one by one")
+		cut()
+		revoked, err = d.Revoke(t.Context(), "k", l.Token())
+		require.NoError(t, err)
+		require.False(t, revoked, "it was before")
+		require.ErrorIs(t, l.Release(t.Context()), ErrLost)
+	})
+}

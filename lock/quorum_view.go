@@ -54,13 +54,14 @@ func (q *quorum) look(ctx context.Context, k keys) (view, error) {
 }
 
 // each calls f for all nodes at once, and returns their errors when all have
-// answered, or had the time to.
+// answered, or had the time to. What was begun goes on when ctx ends: that says
+// nothing of the nodes.
 func (q *quorum) each(ctx context.Context, f func(ctx context.Context, i int, m *member) error) []error {
 	type reply struct {
 		member int
 		err    error
 	}
-	nodes, cancel := context.WithTimeout(ctx, nodeTimeoutMost)
+	nodes, cancel := context.WithTimeout(context.WithoutCancel(ctx), nodeTimeoutMost)
 	under := newCountdown(cancel)
 	replies := make(chan reply, len(q.members))
 	errs := make([]error, len(q.members))
@@ -157,17 +158,20 @@ func (q *quorum) revoke(ctx context.Context, k keys, token int64) (bool, error) 
 		taken[i], err = m.unseat(ctx, k, v.holder, value)
 		return err
 	})
-	n := 0
+	n, gone := 0, 0
 	for i, err := range errs {
-		if err == nil && taken[i] {
+		switch {
+		case err == nil && taken[i]:
 			n++
+		case err == nil:
+			gone++
 		}
 	}
-	switch {
-	case n >= q.need:
-		return true, nil
-	case n > 0:
-		return false, fmt.Errorf("revoked on %d of %d nodes, want %d: try again: %w", n, len(errs), q.need, q.outage(errs))
+	if n+gone >= q.need { // the holder has no majority any more
+		return n > 0, nil
 	}
-	return false, nil
+	if ended := ended(ctx); ended != nil {
+		return false, ended
+	}
+	return false, fmt.Errorf("revoked on %d of %d nodes, want %d: try again: %w", n, len(errs), q.need, q.outage(errs))
 }
