@@ -9,9 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -97,17 +95,10 @@ type scene struct {
 	strange  []string // errors that no fault explains
 }
 
-// newScene starts what takes part. REDISHA_TEST_SEED=n repeats the choices of one
-// run; what comes of them depends on the scheduler, too.
+// newScene starts what takes part.
 func newScene(t *testing.T, set setting) *scene {
 	redistest.Require(t)
-	seed := uint64(time.Now().UnixNano())
-	if text := os.Getenv("REDISHA_TEST_SEED"); text != "" {
-		var err error
-		seed, err = strconv.ParseUint(text, 10, 64)
-		require.NoError(t, err)
-	}
-	t.Logf("REDISHA_TEST_SEED=%d", seed)
+	seed := seedOf(t)
 	before := goleak.IgnoreCurrent()
 	t.Cleanup(func() {
 		var left error
@@ -597,22 +588,9 @@ func (p *party) tell(what string, err error) {
 	p.count(what + ": " + outcome)
 }
 
-func sleepIn(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-}
-
 func (s setting) someTTL(random *rand.Rand) time.Duration {
 	if s.quorum() {
 		return quorumTTL
 	}
 	return []time.Duration{300 * time.Millisecond, time.Second, time.Second, 3 * time.Second}[random.IntN(4)]
-}
-
-func between(random *rand.Rand, least, most time.Duration) time.Duration {
-	return least + time.Duration(random.Int64N(int64(most-least)+1))
 }

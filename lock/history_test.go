@@ -2,8 +2,12 @@ package lock
 
 import (
 	"cmp"
+	"context"
 	"fmt"
+	"math/rand/v2"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -496,3 +500,30 @@ type failure bool
 
 func (f *failure) Errorf(string, ...any) { *f = true }
 func (f *failure) FailNow()              { *f = true; panic("failed") }
+
+// seedOf returns what random choices begin with. REDISHA_TEST_SEED=n repeats those
+// of one run; what comes of them depends on the scheduler, too.
+func seedOf(t *testing.T) uint64 {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	if text := os.Getenv("REDISHA_TEST_SEED"); text != "" {
+		var err error
+		seed, err = strconv.ParseUint(text, 10, 64)
+		require.NoError(t, err)
+	}
+	t.Logf("REDISHA_TEST_SEED=%d", seed)
+	return seed
+}
+
+func between(random *rand.Rand, least, most time.Duration) time.Duration {
+	return least + time.Duration(random.Int64N(int64(most-least)+1))
+}
+
+func sleepIn(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
