@@ -1,0 +1,321 @@
+package coalesce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/internal/conn"
+)
+
+// A Value is what was under a key. It is a view of memory that is used again once
+// it is released, and belongs to one goroutine. The zero Value is nothing.
+type Value struct {
+	bytes []byte
+	batch *batch // nil: the bytes are nobody else's
+}
+
+// Bytes returns the bytes, which are valid until Release and must not be changed;
+// nil if there was no value.
+func (v *Value) Bytes() []byte { return v.bytes }
+
+// Release gives the memory back. A Value must be released once, and its copies not
+// at all; to release the same variable again does nothing. One that is never
+// released costs the memory of its batch until the garbage collector finds it.
+func (v *Value) Release() {
+	b := v.batch
+	*v = Value{}
+	if b != nil {
+		b.release()
+	}
+}
+
+// A batch is what travels together, with the memory of its reply.
+type batch struct {
+	r    *Reader
+	done chan struct{} // closed when the batch is answered, refused or granted
+
+	// Under queue.mu, until it departs.
+	keys     []string
+	index    map[string]int // of keys
+	full     int            // how many keys it may have
+	readers  int            // seats that wait
+	deadline time.Time      // the latest one of its readers
+	endless  bool           // a reader has none
+	grouped  bool           // somebody waits for more than one of its keys
+
+	// Under queue.mu.
+	departed bool
+	left     int // readers who did not wait for the end
+	cancel   context.CancelFunc
+
+	granted ticket // its one reader reads the key itself, on this lane
+	reply   reply
+	args    []any
+	err     error // of all keys
+	holders atomic.Int32
+}
+
+// poison, in tests, makes the use of memory that was given back show.
+var poison bool
+
+// Memory above these is not kept for the next batch.
+const keepBytes = maxBytes + maxBytes/2
+
+func (r *Reader) newBatch() *batch {
+	b, _ := r.batches.Get().(*batch)
+	if b == nil {
+		b = &batch{r: r, index: make(map[string]int)}
+	}
+	b.done = make(chan struct{})
+	b.full = r.sizes.keys()
+	return b
+}
+
+// release is told that one of those who hold the batch needs it no more.
+func (b *batch) release() {
+	if b.holders.Add(-1) == 0 {
+		b.recycle()
+	}
+}
+
+func (b *batch) recycle() {
+	if poison {
+		for i := range b.reply.bytes[:cap(b.reply.bytes)] {
+			b.reply.bytes[:cap(b.reply.bytes)][i] = 0xDB
+		}
+	}
+	bytes := b.reply.bytes[:0]
+	if cap(bytes) > keepBytes {
+		bytes = nil
+	}
+	clear(b.keys)
+	clear(b.index)
+	clear(b.reply.answers)
+	*b = batch{
+		r: b.r, keys: b.keys[:0], index: b.index,
+		reply: reply{bytes: bytes, answers: b.reply.answers[:0]},
+	}
+	b.r.batches.Put(b)
+}
+
+// add gives a reader a seat.
+func (b *batch) add(key string, t *term) (index int) {
+	b.readers++
+	if t.deadline.IsZero() {
+		b.endless = true
+	} else if t.deadline.After(b.deadline) {
+		b.deadline = t.deadline
+	}
+	index, shared := b.index[key]
+	if shared {
+		b.r.counts.shared.Inc()
+		return index
+	}
+	index = len(b.keys)
+	b.keys = append(b.keys, key)
+	b.index[key] = index
+	return index
+}
+
+// A seat is where somebody waits for a key.
+type seat struct {
+	queue *queue
+	batch *batch
+	index int
+}
+
+// wait returns when the batch is answered, or the time is over, with an error then.
+// If the reader is to read the key itself, it returns the ticket for that.
+func (s seat) wait(t *term, ctx context.Context) (granted ticket, err error) {
+	b := s.batch
+	select {
+	case <-b.done:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-t.over():
+		err = context.DeadlineExceeded
+	}
+	if err != nil && s.queue.leave(b) {
+		return ticket{}, err
+	}
+	if !b.granted.admitted {
+		return ticket{}, nil
+	}
+	granted = b.granted
+	b.release()
+	if err != nil {
+		s.queue.landed(granted, false)
+		return ticket{}, err
+	}
+	return granted, nil
+}
+
+// take returns what an answered batch has brought, or that the key is to be read
+// again, alone.
+func (s seat) take() (v Value, again bool, err error) {
+	b := s.batch
+	if err = b.err; err == nil {
+		switch a := &b.reply.answers[s.index]; a.state {
+		case present:
+			return Value{a.value, b}, false, nil
+		case tooLong:
+			again = true
+		case failed:
+			err = a.err
+		case none:
+			err = errNoReply
+		}
+	}
+	b.release()
+	return Value{}, again, err
+}
+
+var errNoReply = errors.New("the client has returned no reply")
+
+// A flightContext has the latest deadline of its readers, and ends when all have
+// left, as they do by then: that costs no timer.
+type flightContext struct {
+	context.Context
+	deadline time.Time
+	endless  bool
+}
+
+func (c *flightContext) Deadline() (time.Time, bool) { return c.deadline, !c.endless }
+
+// depart is called under queue.mu.
+func (b *batch) depart() (ctx *flightContext) {
+	ctx = &flightContext{deadline: b.deadline, endless: b.endless}
+	ctx.Context, b.cancel = context.WithCancel(b.r.life)
+	b.departed = true
+	b.holders.Store(int32(b.readers) + 1) //nolint:gosec // it fits
+	return ctx
+}
+
+// fly sends the batch, by a goroutine of its own: it must not end with one of its
+// readers. It returns how long that took from start, or 0 if there was an error.
+func (b *batch) fly(ctx *flightContext, start time.Time) (took time.Duration) {
+	b.err = errNoReply
+	defer func() {
+		if cause := recover(); cause != nil {
+			b.r.cn.Logger().Error("panic in a hook of the client", "panic", cause, "stack", string(debug.Stack()))
+			b.err = fmt.Errorf("panic in a hook of the client: %v", cause)
+		}
+		b.cancel()
+		close(b.done) // what it held may be another batch's after release
+		b.release()
+	}()
+	b.r.counts.batches.Inc()
+	b.r.counts.keys.Add(uint64(len(b.keys)))
+	b.reply.begin(len(b.keys))
+	b.err = b.read(ctx)
+	if b.err != nil || !b.measure() {
+		return 0
+	}
+	return max(time.Since(start), 1)
+}
+
+// read reads the keys. The error is that of all.
+func (b *batch) read(ctx context.Context) error {
+	if len(b.keys) > 1 && b.r.asksMGet() {
+		err := b.mget(ctx)
+		if err == nil || !forMGet(err) {
+			return err
+		}
+		b.r.mgetRefused.Store(time.Now().Add(refusedFor).UnixNano())
+	}
+	b.pipeline(ctx)
+	return nil
+}
+
+// mget reads the keys by one command.
+func (b *batch) mget(ctx context.Context) error {
+	b.args = append(b.args[:0], "mget")
+	for _, key := range b.keys {
+		b.args = append(b.args, key)
+	}
+	cmd := &mget{redis.NewRawWriteToCmd(ctx, &b.reply, b.args...), &b.reply}
+	err := b.r.rdb.Process(ctx, cmd)
+	b.args = nil // a hook may have kept them
+	if err != nil {
+		return err
+	}
+	if !b.reply.finish() {
+		return errNoReply
+	}
+	return nil
+}
+
+// pipeline reads each key by a command of its own.
+func (b *batch) pipeline(ctx context.Context) {
+	if len(b.keys) == 1 {
+		b.reply.answers[0] = answerOf(b.r.rdb.Get(ctx, b.keys[0]))
+		return
+	}
+	pipe := b.r.rdb.Pipeline()
+	cmds := make([]*redis.StringCmd, len(b.keys))
+	for i, key := range b.keys {
+		cmds[i] = pipe.Get(ctx, key)
+	}
+	conn.Exec(ctx, pipe)
+	for i, cmd := range cmds {
+		b.reply.answers[i] = answerOf(cmd)
+	}
+}
+
+// measure learns from the lengths of the values. It reports whether there was no
+// error.
+func (b *batch) measure() (well bool) {
+	values, bytes := 0, 0
+	well = true
+	for i := range b.reply.answers {
+		switch a := &b.reply.answers[i]; a.state {
+		case present:
+			values++
+			bytes += len(a.value)
+			b.r.sizes.saw(b.keys[i], len(a.value))
+		case tooLong:
+			b.r.sizes.saw(b.keys[i], largeBytes+1)
+		case failed, none:
+			well = false
+		}
+	}
+	b.r.sizes.sawBatch(values, bytes)
+	return well
+}
+
+// refusedFor is for how long MGET is not tried again where the server refuses it.
+const refusedFor = time.Minute
+
+func (r *Reader) asksMGet() bool {
+	if !r.mget {
+		return false
+	}
+	until := r.mgetRefused.Load()
+	return until == 0 || time.Now().UnixNano() >= until
+}
+
+// forMGet reports whether an error may be due to reading several keys by one
+// command, so that reading each by its own may do better: one of them, or MGET, is
+// forbidden to the user, or the server is one of a Cluster, or a proxy.
+func forMGet(err error) bool {
+	var reply redis.Error
+	if !errors.As(err, &reply) {
+		return false
+	}
+	msg := reply.Error()
+	word, rest, _ := strings.Cut(msg, " ")
+	switch word {
+	case "NOPERM", "CROSSSLOT", "MOVED", "ASK":
+		return true
+	case "ERR":
+		return strings.HasPrefix(rest, "unknown command")
+	}
+	return strings.HasPrefix(msg, "unsupported command") // Envoy's
+}
