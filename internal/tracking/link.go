@@ -67,9 +67,7 @@ func (l *link) run() error {
 	l.r = bufio.NewReaderSize(l, 16<<10)
 	// In RESP 2 a server accepts CLIENT TRACKING and tells nothing.
 	l.alive = role
-	if err := l.ask(question{command: hello}, "HELLO", "3"); err != nil {
-		return err
-	}
+	err = l.write(l.ask(nil, question{command: hello}, hello, "3"))
 	for err == nil {
 		err = l.frame()
 	}
@@ -132,16 +130,15 @@ func (l *link) tend(now time.Time) (due time.Time, err error) {
 	if l.beat.IsZero() { // before the answer to HELLO
 		return l.asked[0].deadline, nil
 	}
+	var out []byte
 	if !now.Before(l.beat) {
 		if err := l.n.t.cn.Err(); err != nil { // the client does not know of this connection
 			return due, err
 		}
 		l.beat = now.Add(l.n.t.cfg.Ping)
-		if err := l.ask(question{command: l.alive}, l.alive); err != nil {
-			return due, err
-		}
+		out = l.ask(out, question{command: l.alive}, l.alive)
 	}
-	if err := l.track(); err != nil {
+	if err := l.write(l.track(out)); err != nil {
 		return due, err
 	}
 	due = l.beat
@@ -153,30 +150,35 @@ func (l *link) tend(now time.Time) (due time.Time, err error) {
 
 // track asks for the prefixes that are new. The server refuses a command as a
 // whole if one of them overlaps with what it has.
-func (l *link) track() error {
+func (l *link) track(out []byte) []byte {
 	added := l.n.t.prefixes.Load().added
 	if len(added) == l.sent {
-		return nil
+		return out
 	}
 	words := []string{"CLIENT", "TRACKING", "ON", "BCAST"}
 	for _, p := range added[l.sent:] {
 		words = append(words, "PREFIX", p.text)
 	}
 	l.sent = len(added)
-	return l.ask(question{command: tracking, prefixes: l.sent}, words...)
+	return l.ask(out, question{command: tracking, prefixes: l.sent}, words...)
 }
 
-// ask sends a command.
-func (l *link) ask(q question, words ...string) error {
+// ask appends a command to out, which must be written then.
+func (l *link) ask(out []byte, q question, words ...string) []byte {
 	q.deadline = time.Now().Add(l.n.t.cfg.Ping)
-	if err := l.nc.SetWriteDeadline(q.deadline); err != nil {
+	l.asked = append(l.asked, q)
+	return appendCommand(out, words)
+}
+
+func (l *link) write(out []byte) error {
+	if len(out) == 0 {
+		return nil
+	}
+	if err := l.nc.SetWriteDeadline(time.Now().Add(l.n.t.cfg.Ping)); err != nil {
 		return err
 	}
-	l.asked = append(l.asked, q)
-	if _, err := l.nc.Write(command(words)); err != nil {
-		return fmt.Errorf("%s: %w", q.command, err)
-	}
-	return nil
+	_, err := l.nc.Write(out)
+	return err
 }
 
 // answered takes a reply, which is that to the oldest question.

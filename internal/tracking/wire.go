@@ -32,9 +32,9 @@ var (
 	errTooLarge = fmt.Errorf("%w: too large", errProtocol)
 )
 
-// command returns a command as it is sent.
-func command(words []string) []byte {
-	b := fmt.Appendf(nil, "*%d\r\n", len(words))
+// appendCommand appends a command as it is sent.
+func appendCommand(b []byte, words []string) []byte {
+	b = fmt.Appendf(b, "*%d\r\n", len(words))
 	for _, word := range words {
 		b = fmt.Appendf(b, "$%d\r\n%s\r\n", len(word), word)
 	}
