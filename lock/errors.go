@@ -38,7 +38,7 @@ var (
 	// ErrFailoverManaged says that Sentinels watch the primary at the endpoint,
 	// and may put another in its place; see Config.AllowFailoverManaged.
 	ErrFailoverManaged = errors.New("locks refuse a primary that Sentinels watch, since a failover can hand one lock to two holders: " +
-		instead + "; or, if fencing tokens are checked wherever it matters, set AllowFailoverManaged")
+		instead + "; or, if fencing tokens are checked wherever it matters, set AllowFailoverManaged (allow_failover_managed=true in the URL)")
 
 	// ErrUnsafeEndpoint says that Config.Strict refuses the endpoint.
 	ErrUnsafeEndpoint = errors.New("strict locks refuse a server that may fail over or evict keys, or does not tell whether it may, since one lock can have two holders then: " + instead +

@@ -54,6 +54,8 @@
 //	ttl                   by role             duration: cached values 1h, results 24h, leases of locks 30s
 //	compression           deflate             deflate, none: of cached values, tasks and results
 //	compression_min_size  256                 bytes, from which on values are compressed
+//	strict                false               true: locks refuse what may fail over or evict keys, or does not tell
+//	allow_failover_managed  false             true: locks take a primary that Sentinels watch
 //
 //	tls_ca, tls_cert, tls_key                 paths of PEM files; ssl_ca_certs, ssl_certfile, ssl_keyfile
 //	tls_server_name       the host            name in the server's certificate
@@ -69,7 +71,7 @@
 // if executing it twice does no harm; else its error is [ErrOutcomeUnknown].
 //
 // A parameter that a role has no use for (read_from=replica for all but caches,
-// ttl for the broker, compression for locks) is an error in a URL of the role's
+// ttl for the broker, compression for locks, strict for all but locks) is an error in a URL of the role's
 // own. In a variable that is not, such as REDIS_URL or CELERY_BROKER_URL, it is
 // meant for other roles: it is ignored, as read_from=replica in REDIS_URL is by all but caches.
 //
@@ -85,9 +87,10 @@
 // servers, or five, or another odd number, each with its own URL, separated by
 // semicolons, in REDISHA_LOCKS_URL or [LocksConfig]. In another variable such a
 // list is an error, since Celery's means one server after the other. Each part
-// has its own password, pool and timeouts; namespace and ttl are those of the
-// whole and are written once; the fields of [Endpoint] hold for each server. Open
-// warns of a server that cannot be reached, as long as a majority can, and
-// [Clients.Health] shows each. No lease is longer than ttl, and a server that was
-// started within the last ttl takes no part: see lock.NewQuorum.
+// has its own password, pool and timeouts; namespace, ttl, strict and
+// allow_failover_managed are those of the whole and are written once; the fields
+// of [Endpoint] hold for each server. Open warns of a server that cannot be
+// reached, as long as a majority can, and [Clients.Health] shows each. No lease is
+// longer than ttl, and a server that was started within the last ttl takes no
+// part: see lock.NewQuorum.
 package redisha

@@ -100,6 +100,7 @@ func (c *Clients) open(r Role, cfg Config) error {
 	case Locks:
 		own := cfg.Locks.Config
 		if err = s.apply(r, &own.Namespace, &own.Logger, &own.CloseTimeout, &own.TTL, nil); err == nil {
+			s.policy(&own)
 			c.Locks, err = newLocks(nodes, own)
 		}
 	case Cache:

@@ -20,6 +20,7 @@ import (
 	"github.com/redisha/redisha/broker"
 	"github.com/redisha/redisha/cache"
 	"github.com/redisha/redisha/internal/redistest"
+	"github.com/redisha/redisha/internal/testserver"
 	"github.com/redisha/redisha/lock"
 	"github.com/redisha/redisha/redisha"
 	"github.com/redisha/redisha/redisha/redishatest"
@@ -352,6 +353,111 @@ func TestURLParametersReachTheRoles(t *testing.T) {
 	require.LessOrEqual(t, ttl, 7*time.Second)
 	require.Positive(t, ttl)
 	require.NoError(t, lease.Release(ctx))
+}
+
+// What the URL says of the locks' endpoint goes before what the program says.
+func TestTheURLSaysWhichEndpointsLocksTake(t *testing.T) {
+	for _, c := range []struct {
+		params string
+		own    lock.Config
+		want   error
+	}{
+		{"", lock.Config{}, nil},
+		{"", lock.Config{Strict: true}, lock.ErrUnsafeEndpoint},
+		{"?strict=true", lock.Config{}, lock.ErrUnsafeEndpoint},
+		{"?strict=0", lock.Config{Strict: true}, nil},
+		{"?allow_failover_managed=true", lock.Config{}, nil},
+	} {
+		t.Run(c.params, func(t *testing.T) {
+			srv := testserver.New(t)
+			srv.SetReplicaAddrs("10.0.0.2:6379")
+			requireOpens(t, srv, c.params, c.own, c.want)
+		})
+	}
+	for _, c := range []struct {
+		params string
+		own    lock.Config
+		want   error
+	}{
+		{"", lock.Config{}, lock.ErrFailoverManaged},
+		{"", lock.Config{AllowFailoverManaged: true}, nil},
+		{"?allow_failover_managed=true", lock.Config{}, nil},
+		{"?allow_failover_managed=1&strict=false", lock.Config{Strict: true}, nil},
+		{"?allow_failover_managed=false", lock.Config{AllowFailoverManaged: true}, lock.ErrFailoverManaged},
+		{"?strict=true&allow_failover_managed=false", lock.Config{AllowFailoverManaged: true}, lock.ErrFailoverManaged},
+	} {
+		t.Run("watched"+c.params, func(t *testing.T) {
+			srv := testserver.New(t)
+			sentinel := srv.Client(t).Subscribe(t.Context(), "__sentinel__:hello")
+			defer sentinel.Close()
+			_, err := sentinel.Receive(t.Context())
+			require.NoError(t, err)
+			requireOpens(t, srv, c.params, c.own, c.want)
+		})
+	}
+}
+
+func requireOpens(t *testing.T, srv *testserver.Server, params string, own lock.Config, want error) {
+	t.Helper()
+	ep := at("redis://127.0.0.1:6379" + params)
+	ep.Dialer = srv.Dial
+	clients, err := redisha.Open(t.Context(), redisha.Config{Locks: redisha.LocksConfig{Endpoint: ep, Config: own}, Logger: slog.New(slog.DiscardHandler)})
+	require.ErrorIs(t, err, want)
+	if want == nil {
+		require.NoError(t, clients.Close())
+	}
+}
+
+func TestWhatLocksDoNotTakeIsToldBeforeTheyAreOpened(t *testing.T) {
+	for url, says := range map[string]string{
+		"redis://h?ttl=10ms":                                                              "ttl=10ms: leases of locks have at least 100ms",
+		"redis://a;redis://b?ttl=10ms;redis://c":                                          "ttl=10ms: leases of locks have at least 100ms",
+		"redis://h?strict=true&allow_failover_managed=true":                               "strict and allow_failover_managed are both true: the one refuses all servers that may fail over, the other takes them; keep one",
+		"redis://h?strict=yes":                                                            `strict is "yes": it takes true, false, 1 or 0`,
+		"redis://a?strict=1;redis://b?strict=false;redis://c":                             "part 2 of 3: strict=false, where another part has true: write it once",
+		"redis://a?allow_failover_managed=1;redis://b;redis://c?allow_failover_managed=0": "part 3 of 3: allow_failover_managed=false, where another part has true: write it once",
+	} {
+		_, err := redisha.FromLookup(fromMap(map[string]string{"REDISHA_LOCKS_URL": url}), redisha.Locks)
+		require.ErrorContains(t, err, "redisha: REDISHA_LOCKS_URL=")
+		require.ErrorContains(t, err, says)
+		_, err = redisha.Open(t.Context(), redisha.Config{Locks: redisha.LocksConfig{Endpoint: at(url)}})
+		require.ErrorContains(t, err, "redisha: ")
+		require.ErrorContains(t, err, says)
+	}
+
+	// Meant for other roles, it closes the locks of a program that does not need them.
+	vars := fromMap(map[string]string{"REDIS_URL": "redis://h?ttl=10ms"})
+	_, err := redisha.FromLookup(vars, redisha.Locks)
+	require.ErrorIs(t, err, redisha.ErrNotConfigured)
+	require.ErrorContains(t, err, "REDIS_URL=redis://h?ttl=10ms: ttl=10ms: leases of locks have at least 100ms")
+	cfg, err := redisha.FromLookup(vars)
+	require.NoError(t, err)
+	cfg.Lazy = true
+	require.ErrorIs(t, once(t.Context(), open(t, cfg)), redisha.ErrNotConfigured)
+
+	// What the URL and the program say together.
+	_, err = redisha.Open(t.Context(), redisha.Config{Locks: redisha.LocksConfig{Endpoint: at("redis://h?strict=true"), Config: lock.Config{AllowFailoverManaged: true}}})
+	require.ErrorContains(t, err, "redisha: open locks: lock: new: want Strict or AllowFailoverManaged, got both")
+}
+
+func TestWhatIsForLocksIsRefusedByOtherRoles(t *testing.T) {
+	for _, param := range []string{"strict=true", "strict=false", "allow_failover_managed=true"} {
+		cfg := everywhere("redis://h")
+		cfg.Cache.URL += redisha.URL("?" + param)
+		cfg.Broker.URL += redisha.URL("?" + param)
+		cfg.Results.URL += redisha.URL("?" + param)
+		cfg.Lazy = true
+		_, err := redisha.Open(t.Context(), cfg)
+		for _, role := range []string{"cache", "broker", "results"} {
+			require.ErrorContains(t, err, "redisha: open "+role+": "+param+": it is for locks, and not for "+role+": leave it out")
+		}
+		require.NotContains(t, err.Error(), "open locks")
+
+		cfg, err = redisha.FromLookup(fromMap(map[string]string{"REDIS_URL": "redis://h?" + param}))
+		require.NoError(t, err)
+		cfg.Lazy = true
+		open(t, cfg)
+	}
 }
 
 func TestASharedURLMaySayWhatOneRoleHasNoUseFor(t *testing.T) {

@@ -33,6 +33,12 @@ func refusesQuorum(eps []endpoint.Endpoint) error {
 		if ep.TTL != 0 && ep.TTL != all.TTL {
 			problem("ttl=%s, where another part has %s: leases end on all servers at once, write it once", ep.TTL, all.TTL)
 		}
+		if ep.Strict != "" && ep.Strict != all.Strict {
+			problem("strict=%s, where another part has %s: write it once", ep.Strict, all.Strict)
+		}
+		if ep.AllowFailoverManaged != "" && ep.AllowFailoverManaged != all.AllowFailoverManaged {
+			problem("allow_failover_managed=%s, where another part has %s: write it once", ep.AllowFailoverManaged, all.AllowFailoverManaged)
+		}
 	}
 	return errors.Join(problems...)
 }
@@ -44,6 +50,8 @@ func shared(eps []endpoint.Endpoint) endpoint.Endpoint {
 	for _, ep := range eps[1:] {
 		all.Namespace = cmp.Or(all.Namespace, ep.Namespace)
 		all.TTL = cmp.Or(all.TTL, ep.TTL)
+		all.Strict = cmp.Or(all.Strict, ep.Strict)
+		all.AllowFailoverManaged = cmp.Or(all.AllowFailoverManaged, ep.AllowFailoverManaged)
 		all.Compression = cmp.Or(all.Compression, ep.Compression)
 		all.CompressionMinSize = cmp.Or(all.CompressionMinSize, ep.CompressionMinSize)
 	}

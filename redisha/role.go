@@ -113,12 +113,23 @@ func (r Role) refuses(eps []endpoint.Endpoint) error {
 	switch {
 	case r == Locks && eps[0].Topology == endpoint.Sentinel:
 		return lock.ErrSentinelEndpoint
-	case r == Locks && len(eps) > 1:
-		return refusesQuorum(eps)
+	case r == Locks:
+		return refusesLocks(eps)
 	case r == Broker && eps[0].Proxy != "":
 		return fmt.Errorf("a broker cannot work through a proxy (proxy=%s), which refuses blocking reads: set REDISHA_BROKER_URL to Redis itself", eps[0].Proxy)
 	}
 	return nil
+}
+
+func refusesLocks(eps []endpoint.Endpoint) error {
+	var problems []error
+	if len(eps) > 1 {
+		problems = append(problems, refusesQuorum(eps))
+	}
+	if ttl := shared(eps).TTL; ttl != 0 && ttl < lock.MinTTL {
+		problems = append(problems, fmt.Errorf("ttl=%s: leases of locks have at least %s", ttl, lock.MinTTL))
+	}
+	return errors.Join(problems...)
 }
 
 // onlyPrimary refuses read_from for a role that must read what was written, or

@@ -9,6 +9,7 @@ import (
 
 	"github.com/redisha/redisha/compress"
 	"github.com/redisha/redisha/internal/endpoint"
+	"github.com/redisha/redisha/lock"
 )
 
 // settings are what the roles' own configurations have in common. What the URL
@@ -33,6 +34,11 @@ func (s settings) apply(r Role, namespace *string, logger **slog.Logger, timeout
 	if ttl != nil {
 		*ttl = cmp.Or(s.ep.TTL, *ttl)
 	}
+	for _, param := range []struct{ name, value string }{{"strict", s.ep.Strict}, {"allow_failover_managed", s.ep.AllowFailoverManaged}} {
+		if param.value != "" && r != Locks && !s.shared {
+			return fmt.Errorf("%s=%s: it is for locks, and not for %s: leave it out", param.name, param.value, r)
+		}
+	}
 	switch {
 	case s.ep.Compression == "" && s.ep.CompressionMinSize == 0:
 	case c == nil && s.shared:
@@ -46,6 +52,16 @@ func (s settings) apply(r Role, namespace *string, logger **slog.Logger, timeout
 		c.MinSize = max(c.MinSize, 0) // compression=deflate, where the program turned it off
 	}
 	return nil
+}
+
+// policy sets which endpoints locks take.
+func (s settings) policy(c *lock.Config) {
+	if s.ep.Strict != "" {
+		c.Strict = s.ep.Strict == "true"
+	}
+	if s.ep.AllowFailoverManaged != "" {
+		c.AllowFailoverManaged = s.ep.AllowFailoverManaged == "true"
+	}
 }
 
 // namespaceRule says what validNamespace takes.

@@ -27,6 +27,9 @@ func (d *draft) check() {
 	if d.Compression == "none" && d.CompressionMinSize > 0 {
 		d.problem("compression_min_size is %d with compression=none: remove one", d.CompressionMinSize)
 	}
+	if d.Strict == "true" && d.AllowFailoverManaged == "true" {
+		d.problem("strict and allow_failover_managed are both true: the one refuses all servers that may fail over, the other takes them; keep one")
+	}
 	d.checkTLS()
 }
 

@@ -109,6 +109,9 @@ type Endpoint struct {
 	Compression        string        // compression: "", "deflate" or "none"
 	CompressionMinSize int           // compression_min_size: bytes, from 1
 	Breaker            string        // breaker: "", "on" or "off"
+
+	Strict               string // strict: "", "true" or "false"
+	AllowFailoverManaged string // allow_failover_managed: "", "true" or "false"; not "true" with Strict
 }
 
 // Validate reports what [Parse] lets pass because the environment may still

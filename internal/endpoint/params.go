@@ -143,6 +143,8 @@ var params = []param{
 	choice("compression", nil, func(d *draft) *string { return &d.Compression }, "deflate", "none"),
 	number("compression_min_size", 1, false, func(d *draft) *int { return &d.CompressionMinSize }),
 	choice("breaker", nil, func(d *draft) *string { return &d.Breaker }, "on", "off"),
+	trueFalse("strict", func(d *draft) *string { return &d.Strict }),
+	trueFalse("allow_failover_managed", func(d *draft) *string { return &d.AllowFailoverManaged }),
 }
 
 func paramNamed(name string) (param, bool) {
@@ -208,6 +210,20 @@ func choice[T string | ReadFrom | respVersion](name string, only *forms, field f
 			}
 			return ""
 		},
+	}
+}
+
+// trueFalse is a boolean that may be left to the program.
+func trueFalse(name string, field func(*draft) *string) param {
+	return param{
+		name: name, takes: trueOrFalse,
+		set: func(d *draft, v string) bool {
+			var on bool
+			ok := boolean(v, &on)
+			*field(d) = strconv.FormatBool(on)
+			return ok
+		},
+		get: func(d *draft) string { return *field(d) },
 	}
 }
 

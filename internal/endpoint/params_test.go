@@ -76,6 +76,13 @@ var goodParams = []struct {
 	{"redis://h?compression=none", func(e *Endpoint) { e.Compression = "none" }, ""},
 	{"redis://h?breaker=on", func(e *Endpoint) { e.Breaker = "on" }, ""},
 	{"redis://h?breaker=off", func(e *Endpoint) { e.Breaker = "off" }, ""},
+	{"redis://h?strict=true", func(e *Endpoint) { e.Strict = "true" }, ""},
+	{"redis://h?strict=false", func(e *Endpoint) { e.Strict = "false" }, ""},
+	{"redis://h?strict=1", func(e *Endpoint) { e.Strict = "true" }, "redis://h:6379?strict=true"},
+	{"redis+cluster://h?strict=0", func(e *Endpoint) { e.Strict = "false" }, "redis+cluster://h:6379?strict=false"},
+	{"redis://h?allow_failover_managed=true", func(e *Endpoint) { e.AllowFailoverManaged = "true" }, ""},
+	{"redis://h?allow_failover_managed=0", func(e *Endpoint) { e.AllowFailoverManaged = "false" }, "redis://h:6379?allow_failover_managed=false"},
+	{"redis://h?strict=false&allow_failover_managed=true", func(e *Endpoint) { e.Strict, e.AllowFailoverManaged = "false", "true" }, ""},
 }
 
 func TestParseReadsEachParameter(t *testing.T) {
@@ -178,6 +185,8 @@ var badParams = []struct {
 	{"write_timeout", "redis://h", "0.1ns", `write_timeout is "0.1ns": it takes a duration above 0`},
 	{"max_retries", "redis://h", "0", `max_retries is "0": it takes a whole number from 1 to 2147483647, or -1 for none; leave it out for the default`},
 	{"namespace", "redis://h", "a{b}", `namespace is "a{b}": it takes a prefix for keys without spaces and braces`},
+	{"strict", "redis://h", "yes", `strict is "yes": it takes true, false, 1 or 0`},
+	{"allow_failover_managed", "redis://h", "True", `allow_failover_managed is "True": it takes true, false, 1 or 0`},
 	{"ttl", "redis://h", "-1", `ttl is "-1": it takes a duration above 0`},
 	{"compression", "redis://h", "gzip", `compression is "gzip": it takes deflate or none`},
 	{"compression_min_size", "redis://h", "0", `compression_min_size is "0": it takes a whole number from 1`},

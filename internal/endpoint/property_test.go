@@ -116,6 +116,11 @@ func endpoints() *rapid.Generator[Endpoint] {
 			e.CompressionMinSize = 0
 		}
 		e.Breaker = rapid.SampledFrom([]string{"", "on", "off"}).Draw(t, "breaker")
+		e.Strict = rapid.SampledFrom([]string{"", "true", "false"}).Draw(t, "strict")
+		e.AllowFailoverManaged = rapid.SampledFrom([]string{"", "true", "false"}).Draw(t, "allow failover managed")
+		if e.Strict == "true" && e.AllowFailoverManaged == "true" {
+			e.Strict = ""
+		}
 		return e
 	})
 }
