@@ -119,11 +119,16 @@ func (s *scene) serverFaults() []fault {
 				return err
 			})
 		}},
-		{"counters of tokens deleted", func(*rand.Rand) error {
-			if s.quorum() {
-				return nil // its tokens are ahead of the clocks
+		{"counters of tokens deleted", func(random *rand.Rand) error {
+			if !s.quorum() {
+				return s.deleted(s.admins[0], "f")
 			}
-			return toAll(func(admin *redis.Client) error { return s.deleted(admin, "f") })
+			for _, i := range random.Perm(s.nodes)[:(s.nodes-1)/2] { // each majority keeps some
+				if err := s.deleted(s.admins[i], "f"); err != nil {
+					return err
+				}
+			}
+			return nil
 		}},
 		{"queues deleted", func(*rand.Rand) error {
 			return toAll(func(admin *redis.Client) error { return s.deleted(admin, "q") })

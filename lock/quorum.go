@@ -89,9 +89,10 @@ type quorum struct {
 //   - Nobody else has the lock while the lease lasts, as long as no majority of the
 //     servers has lost its data within the TTL.
 //   - Tokens grow as long as there is a counter left of those that the last lease
-//     has set, on each majority, or the servers' clocks are not set back. They are up
-//     to 10 ms ahead of the fastest clock. [Client.Inspect] tells, for a lock that is
-//     free, the greatest that any node knows.
+//     has set, on each majority. Without these they grow by the servers' clocks, if
+//     they are not set back, but for the first 10 ms after the last lease, and for as
+//     long as the clocks differ: tokens are up to 10 ms ahead of the fastest clock.
+//     [Client.Inspect] tells, for a lock that is free, the greatest that any node knows.
 //   - A server has a twentieth of the TTL, 10 ms at least and 200 ms at most, to
 //     answer: put the nodes near to each other, in different zones, not continents.
 //   - Waiters are served in no order. They try again from time to time, and are woken

@@ -144,7 +144,6 @@ func (b *ballot) ask(ctx context.Context, i int, least int64, draw bool) {
 	if err == nil && draw {
 		err = m.seasoned(begun)
 	}
-	asking := q.clock()
 	if err == nil {
 		sent = true
 		v, err = m.vote(ctx, r, b.metadata, least, draw)
@@ -153,7 +152,7 @@ func (b *ballot) ask(ctx context.Context, i int, least int64, draw bool) {
 	granted := err == nil
 	doubt := sent && !granted && !errors.Is(err, ErrNotAcquired) && !m.neverSent(err)
 	if granted {
-		m.hears(v.now, asking)
+		m.hears(v.now)
 		if err = m.vouch(ctx); err == nil && draw {
 			err = m.seasoned(begun)
 		}

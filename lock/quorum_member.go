@@ -158,7 +158,7 @@ func (m *member) blame(err error) {
 // lead comes out too small by the way of the answer, and never too large. Were it
 // counted from the question, a slow answer would put tokens so far into the future
 // that they went back when all counters are lost.
-func (m *member) hears(now, _ time.Duration) {
+func (m *member) hears(now time.Duration) {
 	m.lead.Store((now - m.quorum.clock()).Microseconds())
 }
 
@@ -216,7 +216,7 @@ func (m *member) identify(ctx context.Context) error {
 	info, clock := pipe.Info(ctx, "server"), pipe.Time(ctx)
 	conn.Exec(ctx, pipe)
 	if err := clock.Err(); err == nil {
-		m.hears(time.Duration(clock.Val().UnixMicro())*time.Microsecond, sent)
+		m.hears(time.Duration(clock.Val().UnixMicro()) * time.Microsecond)
 	}
 	if err := info.Err(); err != nil && !isRefusal(err) {
 		return err
