@@ -165,7 +165,7 @@ func (s seat) take() (v Value, again bool, err error) {
 		switch a := &b.reply.answers[s.index]; a.state {
 		case present:
 			return Value{a.value, b}, false, nil
-		case tooLong:
+		case tooLong, moved:
 			again = true
 		case failed:
 			err = a.err
@@ -265,8 +265,18 @@ func (b *batch) pipeline(ctx context.Context) {
 	}
 	conn.Exec(ctx, pipe)
 	for i, cmd := range cmds {
-		b.reply.answers[i] = answerOf(cmd)
+		a := answerOf(cmd)
+		if a.err != nil && b.r.cluster != nil && redirects(a.err) {
+			a = answer{state: moved}
+		}
+		b.reply.answers[i] = a
 	}
+}
+
+// redirects reports whether an error is that of a slot in motion, which go-redis
+// has followed in vain.
+func redirects(err error) bool {
+	return redis.HasErrorPrefix(err, "MOVED ") || redis.HasErrorPrefix(err, "ASK ")
 }
 
 // measure learns from the lengths of the values. It reports whether there was no
@@ -282,7 +292,7 @@ func (b *batch) measure() (well bool) {
 			b.r.sizes.saw(b.keys[i], len(a.value))
 		case tooLong:
 			b.r.sizes.saw(b.keys[i], largeBytes+1)
-		case failed, none:
+		case failed, moved, none:
 			well = false
 		}
 	}

@@ -31,6 +31,7 @@ const (
 	present                    // value
 	failed                     // err
 	tooLong                    // a value that was not kept
+	moved                      // the node has it no more, nor have those that were named instead
 )
 
 // A reply is what go-redis writes the raw reply to an MGET into, in RESP 2 or 3:
