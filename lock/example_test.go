@@ -253,8 +253,8 @@ func ExampleNewQuorum() {
 		fmt.Println("a server is gone, and the report is written")
 		return nil
 	}
-	for locks.Do(context.Background(), "report", write) != nil {
-		time.Sleep(time.Second) // three servers were too slow for a moment: a server of this example is only a goroutine
+	if err := locks.Do(context.Background(), "report", write); err != nil {
+		log.Fatal(err)
 	}
 	// Output: a server is gone, and the report is written
 }

@@ -32,9 +32,15 @@
 // that it has seen (Kleppmann, "How to do distributed locking", 2016); [SetFenced]
 // does so for values in Redis, and shows the statement for SQL. A server that loses
 // data loses leases: a failover may hand one lock to two holders until the next
-// renewal of the first, which is why endpoints of Sentinel are refused. The
-// endpoint is looked at before the first lease, on new connections and every ten
-// seconds in use; see [Config] and the errors.
+// renewal of the first, which is why endpoints of Sentinel are refused; and so may
+// a server that evicts keys when its memory is full, which is why it should have
+// maxmemory-policy noeviction. The endpoint is looked at before the first lease,
+// on new connections and every ten seconds in use; see [Config] and the errors.
+//
+// Leases are not reentrant: whoever asks for a key that is held, be it the holder
+// itself, is another who wants it. TryAcquire inside of Do on the same key returns
+// [ErrNotAcquired], and Acquire or Do waits for itself, until its context ends.
+// Hand the [Lease] to what is called instead.
 //
 // Waiting for several keys ([Also]), through a proxy, on a quorum, and where the
 // ACL forbids PUBLISH or SUBSCRIBE is polling, 5 to 250 ms apart, in no order.

@@ -7,12 +7,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/redisha/redisha/internal/redistest"
+	"github.com/redisha/redisha/internal/redistest/both"
+	"github.com/redisha/redisha/internal/testserver"
 )
 
 // What users and servers do that a lock cannot work with, on a real server: each
@@ -79,6 +82,18 @@ func TestBadArgumentsLeaveNothing(t *testing.T) {
 	nothingBut(t, rdb)
 }
 
+func TestLeasesAreNotReentrant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, testserver.New(t).Client(t), Config{})
+		require.NoError(t, c.Do(t.Context(), "k", func(ctx context.Context, _ *Lease) error {
+			for way, call := range ways {
+				require.ErrorIs(t, call(ctx, c, "k", MaxWait(time.Hour)), ErrNotAcquired, way)
+			}
+			return ctx.Err()
+		}))
+	})
+}
+
 // Somebody else's data where a lock has its own is not touched.
 func TestAKeyOfAnotherTypeIsRefusedAndKept(t *testing.T) {
 	rdb := redistest.Shared(t).Client(t)
@@ -106,6 +121,88 @@ func TestAKeyOfAnotherTypeIsRefusedAndKept(t *testing.T) {
 		l := acquire(t, c, name)
 		require.NoError(t, l.Release(ctx), "and all is well once it is gone")
 	}
+}
+
+// A value that another program has put where a lock has its own: it may never end,
+// so that who finds it says so, and it is nobody's but that program's to delete.
+func TestAValueOfAnotherProgramIsAHolderThatStays(t *testing.T) {
+	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		ctx := t.Context()
+		c := open(t, rdb, Config{})
+		lease := leaseKeyOf("k")
+		for value, says := range map[string]string{
+			"locked":                      `"` + lease + `" holds "locked": a value of 6 bytes is no lease: want 23 at least`,
+			strings.Repeat("x", 1000):     `"` + lease + `" holds "` + strings.Repeat("x", 64) + `"… (1000 bytes): a lease of version 'x', want '1'`,
+			"1" + strings.Repeat("!", 40): "no token at the beginning",
+			newToken() + "[]":             "holder: ",
+		} {
+			require.NoError(t, rdb.Set(ctx, lease, value, 0).Err())
+			_, err := c.TryAcquire(ctx, "k")
+			require.ErrorIs(t, err, ErrNotAcquired)
+			info, err := c.Inspect(ctx, "k")
+			require.ErrorContains(t, err, `lock: inspect "k": `)
+			require.ErrorContains(t, err, says)
+			require.Negative(t, info.TTL, "it does not expire")
+			revoked, err := c.Revoke(ctx, "k", 1)
+			require.NoError(t, err)
+			require.False(t, revoked)
+			require.Equal(t, value, rdb.Get(ctx, lease).Val())
+			require.Equal(t, time.Duration(-1), rdb.PTTL(ctx, lease).Val())
+		}
+
+		waited := make(chan error, 1)
+		go func() { waited <- c.Do(ctx, "k", func(context.Context, *Lease) error { return nil }) }()
+		require.Eventually(t, func() bool { return total(c).Waiting == 1 }, time.Minute, time.Millisecond)
+		require.NoError(t, rdb.Del(ctx, lease).Err())
+		require.NoError(t, <-waited, "and all is well once it is gone")
+	})
+	synctest.Test(t, func(t *testing.T) {
+		srv := testserver.New(t)
+		rdb := srv.Client(t)
+		require.NoError(t, rdb.Set(t.Context(), leaseKeyOf("k"), "locked", 0).Err())
+		c := open(t, rdb, Config{})
+		for way, call := range ways {
+			require.ErrorIs(t, call(t.Context(), c, "k", MaxWait(time.Hour)), ErrNotAcquired, way)
+		}
+		require.Equal(t, "locked", rdb.Get(t.Context(), leaseKeyOf("k")).Val())
+		require.Equal(t, []string{leaseKeyOf("k")}, srv.Keys())
+	})
+}
+
+func TestWhoLooksAtAKeyOfAnotherTypeIsToldWhatToDo(t *testing.T) {
+	rdb := redistest.Shared(t).Client(t)
+	ctx := t.Context()
+	c := open(t, rdb, Config{})
+	for _, key := range []string{leaseKeyOf("k"), leaseKeyOf("k") + ":f", leaseKeyOf("k") + ":q"} {
+		require.NoError(t, rdb.HSet(ctx, key, "field", "value").Err())
+		_, err := c.Inspect(ctx, "k")
+		require.ErrorContains(t, err, `lock: inspect "k": "redisha:lock:{k}", "redisha:lock:{k}:f" or "redisha:lock:{k}:q" holds something else than a lock, delete it: WRONGTYPE`)
+		if revoked, err := c.Revoke(ctx, "k", 1); key == leaseKeyOf("k") {
+			require.ErrorContains(t, err, "holds something else than a lock, delete it: WRONGTYPE")
+		} else {
+			require.NoError(t, err, "there is nobody to revoke it from")
+			require.False(t, revoked)
+		}
+		nothingBut(t, rdb, key)
+		require.NoError(t, rdb.Del(ctx, key).Err())
+	}
+	require.NoError(t, rdb.Set(ctx, leaseKeyOf("k")+":f", "many", 0).Err())
+	_, err := c.Inspect(ctx, "k")
+	require.EqualError(t, err, `lock: inspect "k": the counter holds "many", which is no number: delete "redisha:lock:{k}:f"`)
+}
+
+// A lease whose key was replaced ends, and what has replaced it stays.
+func TestALeaseIsLostToAKeyOfAnotherType(t *testing.T) {
+	rdb := redistest.Shared(t).Client(t)
+	ctx := t.Context()
+	c := open(t, rdb, Config{TTL: 500 * time.Millisecond})
+	l := acquire(t, c, "k")
+	require.NoError(t, rdb.Del(ctx, leaseKeyOf("k")).Err())
+	require.NoError(t, rdb.HSet(ctx, leaseKeyOf("k"), "field", "value").Err())
+	within(t, l.Context(), time.Minute, ErrLost)
+	require.ErrorIs(t, l.Release(ctx), ErrLost)
+	nothingBut(t, rdb, leaseKeyOf("k"))
+	require.Equal(t, "value", rdb.HGet(ctx, leaseKeyOf("k"), "field").Val())
 }
 
 func TestAUserWithoutScriptsOrWritesIsToldWhatToAllow(t *testing.T) {
