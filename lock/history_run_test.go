@@ -160,16 +160,7 @@ func (s *scene) random(stream int) *rand.Rand { return rand.New(rand.NewPCG(s.se
 // run lets clients work while they are disturbed, for d and until they have come
 // to so many leases, and judges what they saw.
 func (s *scene) run(leases int64, d time.Duration) {
-	s.watchTimers()
-	parties, workers := s.crowd()
-	for i, p := range s.parties {
-		for j := range workers {
-			s.running.Go(func() { p.work(s.random(1000*i + j)) })
-		}
-		for j := range 2 {
-			s.running.Go(func() { p.keep(s.random(1000*i+900+j), fmt.Sprintf("kept-%d", (i+j)%parties)) })
-		}
-	}
+	s.begin()
 	for i, by := range []struct {
 		faults []fault
 		gap    time.Duration
@@ -189,6 +180,25 @@ func (s *scene) run(leases int64, d time.Duration) {
 		}
 		return fmt.Sprintf("%d leases", s.acquired.Load())
 	})
+	s.end()
+}
+
+// begin lets clients work.
+func (s *scene) begin() {
+	s.watchTimers()
+	parties, workers := s.crowd()
+	for i, p := range s.parties {
+		for j := range workers {
+			s.running.Go(func() { p.work(s.random(1000*i + j)) })
+		}
+		for j := range 2 {
+			s.running.Go(func() { p.keep(s.random(1000*i+900+j), fmt.Sprintf("kept-%d", (i+j)%parties)) })
+		}
+	}
+}
+
+// end ends what disturbs, lets clients go on for a while, and judges what they saw.
+func (s *scene) end() {
 	s.stopFaults()
 	s.faulting.Wait()
 	s.heal()
