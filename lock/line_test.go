@@ -242,7 +242,10 @@ func TestALostMessageCostsTheClaim(t *testing.T) {
 
 func TestThousandsWaitOnOneConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const n = 3000
+		n := 3000
+		if testing.Short() {
+			n = 500
+		}
 		srv := testserver.New(t)
 		c := open(t, srv.Client(t), Config{TTL: time.Hour})
 		first := acquire(t, c, "k")
