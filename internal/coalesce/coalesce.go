@@ -268,7 +268,7 @@ func (r *Reader) pipelined(t *term, ctx context.Context, keys []string, indexes 
 	}
 }
 
-// answerOf is what a GET brought. What is not a string is nothing, as for MGET.
+// answerOf is what a GET brought.
 func answerOf(cmd *redis.StringCmd) answer {
 	b, err := cmd.Bytes()
 	switch {
@@ -276,7 +276,16 @@ func answerOf(cmd *redis.StringCmd) answer {
 		return answer{state: present, value: []byte{}}
 	case err == nil:
 		return answer{state: present, value: b}
-	case err == redis.Nil, redis.HasErrorPrefix(err, "WRONGTYPE"): //nolint:errorlint // go-redis returns it bare
+	case err == redis.Nil: //nolint:errorlint // go-redis returns it bare
+		return answer{state: absent}
+	}
+	return without(err)
+}
+
+// without is the answer of a key that brought an error. What is no string is
+// nothing, as it is to MGET, so that a read does not depend on how it travels.
+func without(err error) answer {
+	if redis.HasErrorPrefix(err, "WRONGTYPE") {
 		return answer{state: absent}
 	}
 	return answer{state: failed, err: err}

@@ -164,7 +164,7 @@ func (r *reply) fail(err error) error {
 		r.state = beginning
 		return err
 	}
-	r.answer(answer{state: failed, err: err})
+	r.answer(without(err))
 	return nil
 }
 
