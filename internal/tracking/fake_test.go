@@ -47,12 +47,15 @@ func newFake() *fake {
 func bubble(t *testing.T, test func(t *testing.T, f *fake, c *cache)) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFake()
-		rdb := redis.NewClient(&redis.Options{
-			Addr: "127.0.0.1:1", Dialer: f.dial,
-			MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-		})
 		t.Cleanup(f.serving.Wait)
-		test(t, f, open(t, foreign(t, rdb), tracking.Config{}))
+		test(t, f, open(t, foreign(t, f.client()), tracking.Config{}))
+	})
+}
+
+func (f *fake) client() *redis.Client {
+	return redis.NewClient(&redis.Options{
+		Addr: "127.0.0.1:1", Dialer: f.dial,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	})
 }
 

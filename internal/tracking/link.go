@@ -206,9 +206,6 @@ func (l *link) answered(reply any) error {
 	case q.command == tracking && err != "":
 		return refusal(err)
 	case q.command == tracking:
-		if l.since.IsZero() {
-			l.since = time.Now()
-		}
 		l.n.confirmed(l, q.prefixes)
 	}
 	return nil

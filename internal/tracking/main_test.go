@@ -124,14 +124,29 @@ func (c *cache) get(ctx context.Context, p *tracking.Prefix, key string) {
 	c.mu.Lock()
 	c.loads[l] = struct{}{}
 	c.mu.Unlock()
-	epoch, state := p.State(ctx, key)
-	value, err := c.cn.Get(ctx, key).Result()
+	value, epoch, state, err := c.read(ctx, p, key)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.loads, l)
 	if err == nil && state == tracking.Standing && !l.stale && c.Epoch() == epoch && c.epoch == epoch {
 		c.values[key] = value
 	}
+}
+
+// read reads key from the one node whose state it asks for: what another has
+// sent, after MOVED, must not be kept.
+func (c *cache) read(ctx context.Context, p *tracking.Prefix, key string) (value string, epoch uint64, state tracking.State, err error) {
+	node, err := c.cn.Node(ctx, key)
+	if err != nil {
+		return "", 0, tracking.Down, err
+	}
+	addr := ""
+	if rdb, ok := node.(*redis.Client); ok {
+		addr = rdb.Options().Addr
+	}
+	epoch, state = p.StateAt(addr)
+	value, err = node.Get(ctx, key).Result()
+	return value, epoch, state, err
 }
 
 // keys returns the keys that were told of, and forgets them.

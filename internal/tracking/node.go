@@ -125,11 +125,16 @@ func (n *node) newLink() *link {
 	return l
 }
 
-// confirmed notes that the server tells of the first count prefixes.
+// confirmed notes that the server tells of the first count prefixes. Before the
+// first word what was cached without being told of changes has to go: while it
+// refused, and of a Cluster's node what it may have answered in another's place.
 func (n *node) confirmed(l *link, count int) {
-	if n.stands.Load() == refusing { // what was cached without being told of changes has to go
+	if refused := n.stands.Load() == refusing; refused || l.since.IsZero() && n.t.only == nil {
 		n.stands.Store(0)
-		n.t.gap(errAgain)
+		n.t.gap(errBegins)
+	}
+	if l.since.IsZero() {
+		l.since = time.Now()
 	}
 	n.mu.Lock()
 	if l.ctx.Err() != nil { // renewed meanwhile

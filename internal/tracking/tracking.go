@@ -83,9 +83,9 @@ var (
 	// ErrFlushed is the cause of a gap when all keys of a server were deleted.
 	ErrFlushed = errors.New("the server was flushed")
 
-	errEpoch = errors.New("the primary has changed")
-	errSlots = errors.New("slots of the Cluster have moved")
-	errAgain = errors.New("the server lets itself be tracked again")
+	errEpoch  = errors.New("the primary has changed")
+	errSlots  = errors.New("slots of the Cluster have moved")
+	errBegins = errors.New("another server tells of changes from now on")
 )
 
 // A Tracker tells of changes of keys with certain prefixes. While it has any, one

@@ -233,3 +233,33 @@ func TestAServerThatCutsIsNotDialledWithoutPause(t *testing.T) {
 		require.Greater(t, f.dialled()-before, 50)
 	})
 }
+
+// Who is told of a gap finds nothing that stands, and another epoch: what was read
+// in between cannot be taken for the new one's.
+func TestNothingStandsWhenAGapIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		var p *tracking.Prefix
+		var tr *tracking.Tracker
+		var states []tracking.State
+		var epochs []uint64
+		tr, err := tracking.Open(foreign(t, f.client()), tracking.Config{Gap: func(error) {
+			epoch, state := p.State(t.Context(), "a:1")
+			states, epochs = append(states, state), append(epochs, epoch)
+			_, err := tr.Add("b:", func([]string) {}) // is allowed
+			require.NoError(t, err)
+		}})
+		require.NoError(t, err)
+		t.Cleanup(f.serving.Wait)
+		t.Cleanup(func() { require.NoError(t, tr.Close()) })
+		p, err = tr.Add("a:", func([]string) {})
+		require.NoError(t, err)
+		synctest.Wait()
+		f.cut()
+		synctest.Wait()
+		require.Equal(t, []tracking.State{tracking.Down}, states)
+		require.Equal(t, []uint64{1}, epochs)
+		require.Equal(t, tracking.Standing, state(t, p))
+		require.Len(t, f.commands("CLIENT TRACKING ON BCAST PREFIX a: PREFIX b:"), 1)
+	})
+}
