@@ -17,7 +17,6 @@ type request struct {
 	token  string
 	entry  string // in the queue; "" unless it may have a place there
 	drop   bool   // the entry may be in the queue when the lease is obtained
-	called bool   // the attempt follows a message that the lock was set aside
 	counts *classCounts
 
 	// Of a quorum.
@@ -196,7 +195,7 @@ func (c *Client) attempt(ctx, parent context.Context, r *request) (*Lease, answe
 		}
 		return nil, a, err
 	}
-	l := newLease(parent, c, r, held, a.token, sent, skew)
+	l := newLease(parent, c, r, held, a.token, r.ttl, sent, skew)
 	if err := l.start(); err != nil {
 		c.store.giveUp(r, settled)
 		return nil, a, err

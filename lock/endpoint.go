@@ -496,7 +496,7 @@ func (l *line) rouse() {
 	for _, p := range l.places {
 		for _, w := range p.waiters {
 			if !w.trying {
-				w.signal(0)
+				w.signal(call{})
 			}
 		}
 	}

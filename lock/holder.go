@@ -13,8 +13,7 @@ import (
 
 // What a lease key holds: a token, which says whose it is, and behind it JSON
 // for people who look. The token has a fixed length, since tokens are compared
-// by prefix; its first byte is the version of the whole. A token alone is a
-// lease that was set aside for a waiter, who has not taken it yet.
+// by prefix; its first byte is the version of the whole.
 //
 //	1cnVuIGFsbCB0aGUgd2F5IQ{"holder":"billing","host":"web-1","pid":4711,"since":1795159093017}
 const (
@@ -55,7 +54,7 @@ type holder struct {
 	Name  string `json:"holder"`
 	Host  string `json:"host"`
 	PID   int    `json:"pid"`
-	Since int64  `json:"since"` // when it was asked for, by the holder's clock: Unix milliseconds
+	Since int64  `json:"since"` // when the lease was made: Unix milliseconds
 
 	Revoked bool `json:"revoked,omitempty"` // it was taken from who held it, by this one
 }
@@ -70,23 +69,21 @@ func (h holder) metadata(now time.Time) string {
 	return string(text)
 }
 
-// A label makes the metadata of one holder, which differ in the time alone.
-type label struct{ before, after string }
+// A label makes the metadata of one holder, which differ in the time alone: it
+// lacks that, and the brace behind it. queue.lua completes it as well.
+type label string
 
 func (h holder) label() label {
-	const mark = 1 << 52 // no text contains its key: quotes are escaped there
-	before, after, _ := strings.Cut(h.metadata(time.UnixMilli(mark)), `"since":`+strconv.Itoa(mark))
-	return label{before + `"since":`, after}
+	return label(strings.TrimSuffix(h.metadata(time.UnixMilli(0)), "0}"))
 }
 
-func (l label) at(now time.Time) string {
-	text := make([]byte, 0, len(l.before)+20+len(l.after))
-	text = strconv.AppendInt(append(text, l.before...), now.UnixMilli(), 10)
-	return string(append(text, l.after...))
+func (l label) at(ms int64) string {
+	text := make([]byte, 0, len(l)+20)
+	text = strconv.AppendInt(append(text, l...), ms, 10)
+	return string(append(text, '}'))
 }
 
-// parseValue takes apart what a lease key holds. The holder is empty if the
-// lease is only set aside.
+// parseValue takes apart what a lease key holds.
 func parseValue(value string) (token string, h holder, err error) {
 	if len(value) < tokenLen {
 		return "", h, fmt.Errorf("a value of %d bytes is no lease: want %d at least", len(value), tokenLen)
@@ -97,9 +94,6 @@ func parseValue(value string) (token string, h holder, err error) {
 	}
 	if random, err := base64.RawURLEncoding.Strict().DecodeString(token[1:]); err != nil || len(random) != tokenBytes {
 		return "", h, errors.New("no token at the beginning")
-	}
-	if text == "" {
-		return token, h, nil
 	}
 	if err := json.Unmarshal([]byte(text), &h); err != nil {
 		return "", h, fmt.Errorf("holder: %w", err)

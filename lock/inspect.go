@@ -16,7 +16,7 @@ type Info struct {
 	Holder string        // Config.Holder of the client
 	Host   string        // its machine
 	PID    int           // its process
-	Since  time.Time     // when it asked for the lease, by its own clock
+	Since  time.Time     // when the lease was made, by the holder's clock; if it was handed over, by the server's
 	TTL    time.Duration // until the lease ends, unless it is renewed; negative: the key does not expire
 
 	// Token is the last fencing token: the holder's, where it is held. 0: none
@@ -32,10 +32,9 @@ type State string
 
 // States of a lock.
 const (
-	Free     State = "free"
-	Held     State = "held"
-	Reserved State = "reserved" // set aside for a waiter, who has not taken it yet
-	Revoked  State = "revoked"  // until its TTL, after which it is free
+	Free    State = "free"
+	Held    State = "held"
+	Revoked State = "revoked" // until its TTL, after which it is free
 )
 
 // Inspect returns what is known of a lock. The error is not of the kind
@@ -141,8 +140,6 @@ func (s sight) info(k keys) (Info, error) {
 	switch {
 	case err != nil:
 		return info, fmt.Errorf("%s holds %s: %w", quote(k.leases[0]), quote(s.value), err)
-	case len(s.value) == tokenLen:
-		info.State = Reserved
 	case h.Revoked:
 		info.State = Revoked
 	default:

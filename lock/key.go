@@ -17,9 +17,6 @@ type keys struct {
 	all    []string // the three, one behind the other
 }
 
-// handed returns the keys of what can be handed over.
-func (k keys) handed() []string { return k.all[:2*len(k.leases)] }
-
 // voted returns the keys of what a quorum keeps.
 func (k keys) voted() []string { return slices.Concat(k.leases, k.fences) }
 
@@ -52,13 +49,14 @@ func (c Config) names(lock string) (lease, queue, fence string) {
 	return lease, lease + ":q", lease + ":f"
 }
 
-// queueOf names the queue of a lease: names knows how.
-func queueOf(lease string) string {
-	if lease == "" || lease[len(lease)-1] == '}' && strings.Count(lease, "}") == 1 {
-		return lease + ":q"
+// keysOf names what belongs to a lease: names knows how.
+func keysOf(lease string) keys {
+	queue, fence := lease+":q", lease+":f"
+	if lease != "" && (lease[len(lease)-1] != '}' || strings.Count(lease, "}") > 1) {
+		tag, lock, _ := strings.Cut(lease, "}=")
+		queue, fence = tag+"}q="+lock, tag+"}f="+lock
 	}
-	tag, lock, _ := strings.Cut(lease, "}=")
-	return tag + "}q=" + lock
+	return keys{leases: []string{lease}, all: []string{lease, queue, fence}}
 }
 
 // hashTag returns what lies between the first brace and the next closing one.

@@ -45,7 +45,7 @@ func TestKeysOfOneLockAreInOneSlotAndOfTwoLocksDiffer(t *testing.T) {
 		if tag, ok := hashTag(a); ok {
 			require.Equal(t, slot("{"+tag+"}"), slot(ka.leases[0]))
 		}
-		require.Equal(t, ka.queues[0], queueOf(ka.leases[0]))
+		require.Equal(t, ka.all, keysOf(ka.leases[0]).all)
 		for i, x := range ka.all {
 			require.Equal(t, slot(ka.leases[0]), slot(x))
 			for j, y := range kb.all {

@@ -30,11 +30,12 @@ type Lease struct {
 	mu        sync.Mutex
 	held      []*redislock.Lock // one for each server; nil for one that has not granted the lease
 	state     state
-	abandoned bool        // left to its TTL by Close
-	err       error       // of a lost lease
-	deadline  time.Time   // when it counts as lost
-	doomed    bool        // it is not renewed any more, since its endpoint takes no locks
-	timer     *time.Timer // fires at the deadline
+	abandoned bool          // left to its TTL by Close
+	err       error         // of a lost lease
+	deadline  time.Time     // when it counts as lost
+	life      time.Duration // what it was made or renewed for last
+	doomed    bool          // it is not renewed any more, since its endpoint takes no locks
+	timer     *time.Timer   // fires at the deadline
 	skew      time.Duration
 
 	// The renewer's, under its mutex.
@@ -51,10 +52,13 @@ const (
 	lost
 )
 
-func newLease(parent context.Context, c *Client, r *request, held []*redislock.Lock, fence int64, sent time.Time, skew time.Duration) *Lease {
+// newLease returns a lease whose keys live from the given instant on, if not
+// longer, for life until it is renewed.
+func newLease(parent context.Context, c *Client, r *request, held []*redislock.Lock, fence int64, life time.Duration, sent time.Time, skew time.Duration) *Lease {
 	l := &Lease{client: c, request: r, held: held, fence: fence, begun: time.Now(), skew: skew, index: -1}
-	l.deadline = sent.Add(r.ttl - l.margin())
-	l.due = sent.Add(r.ttl / 3)
+	l.life = life
+	l.deadline = sent.Add(life - margin(life))
+	l.due = sent.Add(life / 3)
 	l.ctx, l.cancel = context.WithCancelCause(parent)
 	return l
 }
@@ -222,8 +226,14 @@ func (l *Lease) extend(sent time.Time, skew time.Duration) {
 	if l.state != held {
 		return
 	}
-	l.deadline, l.skew = sent.Add(l.ttl-l.margin()), skew
+	l.life, l.deadline, l.skew = l.ttl, sent.Add(l.ttl-l.margin()), skew
 	l.timer.Reset(time.Until(l.deadline))
+}
+
+func (l *Lease) lives() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.life
 }
 
 // runOut lets the lease end at its deadline, and returns when it would be due to

@@ -72,6 +72,7 @@ type place struct {
 	keys    keys
 	channel *channel
 	waiters []*waiter     // in their order
+	clock   reading       // the last one of its server's
 	refused bool          // the scripts may not publish
 	pause   time.Duration // until the next try, while no messages come
 	due     time.Time     // when to look
@@ -85,8 +86,9 @@ func (p *place) messages() bool { return p.channel.live && !p.refused }
 type waiter struct {
 	*request
 	line  *line
-	wake  chan int64    // holds one: the server's time when the lock was set aside, µs; 0: try again
-	woken time.Duration // that time, if the last attempt followed a message
+	wake  chan call // holds one
+	call  call      // the last one
+	heard reading   // the place's clock when it came
 
 	// Guarded by line.mu.
 	place   *place // nil before the first attempt has failed
@@ -128,15 +130,20 @@ func (l *line) enter(r *request) *waiter {
 	if l == nil || len(r.locks) > 1 {
 		return nil
 	}
-	w := &waiter{request: r, line: l, wake: make(chan int64, 1), trying: true}
+	w := &waiter{request: r, line: l, wake: make(chan call, 1), trying: true}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if ch := l.channels[l.channelOf(r.keys)]; ch != nil && ch.live {
 		w.channel, w.gen = ch, ch.gen
-		r.entry = r.token + l.process
+		r.entry = l.entryOf(r)
 		l.waiters[r.token] = w
 	}
 	return w
+}
+
+// entryOf is what queue.lua makes a lease from.
+func (l *line) entryOf(r *request) string {
+	return r.token + l.process + strconv.FormatInt(r.ttl.Milliseconds(), 10) + string(l.node.client.label)
 }
 
 func (l *line) channelOf(k keys) string {
@@ -162,7 +169,10 @@ func (w *waiter) failed(a answer) {
 	ch := p.channel
 	w.trying, w.stale = false, false
 	w.placed = w.entry != "" && ch.live && ch == w.channel && ch.gen == w.gen // else the entry was taken for one of a process that is gone
-	w.entry = w.token + l.process                                             // from now on it may be placed
+	w.entry = l.entryOf(w.request)                                            // from now on it may be placed
+	if w.placed {
+		p.clock = a.clock
+	}
 	if a.refused {
 		l.refuse(p)
 	}
@@ -233,15 +243,28 @@ func (l *line) refuse(p *place) {
 	})
 }
 
-// wait sleeps until another attempt is worth while.
+// A call wakes a waiter. That without a token lets him try again. The other says
+// that the lease was made for him.
+type call struct {
+	at    int64 // the server's time when that was, µs
+	fence int64 // the fencing token
+}
+
+// newCall reads what is in a message.
+func newCall(at, fence string) (c call) {
+	c.at, _ = strconv.ParseInt(at, 10, 64)
+	c.fence, _ = strconv.ParseInt(fence, 10, 64)
+	return c
+}
+
+// wait sleeps until the lease is there, or another attempt is worth while.
 func (w *waiter) wait(ctx context.Context) error {
 	select {
-	case at := <-w.wake:
-		w.woken = time.Duration(at) * time.Microsecond
-		w.called, w.drop = at != 0, at == 0 // a message says that the entry was taken out of the queue
+	case w.call = <-w.wake:
+		w.drop = w.call == call{} // a message says that the entry was taken out of the queue
 		w.line.mu.Lock()
 		defer w.line.mu.Unlock()
-		w.channel, w.gen = w.place.channel, w.place.channel.gen
+		w.heard, w.channel, w.gen = w.place.clock, w.place.channel, w.place.channel.gen
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -251,13 +274,13 @@ func (w *waiter) wait(ctx context.Context) error {
 }
 
 // signal wakes the waiter. The caller holds line.mu.
-func (w *waiter) signal(at int64) {
+func (w *waiter) signal(c call) {
 	w.trying = true
 	select {
 	case <-w.wake: // one that says less, or the same
 	default:
 	}
-	w.wake <- at
+	w.wake <- c
 }
 
 // leave ends the waiter. Unless it has got the lock, its place in the queue and
@@ -307,28 +330,22 @@ func (l *line) message(_, text string) {
 	w := l.waiters[token]
 	switch text[0] {
 	case 'y':
-		at, lease, _ := strings.Cut(rest, " ")
+		at, rest, _ := strings.Cut(rest, " ")
+		fence, lease, _ := strings.Cut(rest, " ")
 		if w == nil {
-			l.node.sweeper.addClaim(lease, token)
+			if !l.node.client.renewer.holds(token) { // by a try that was faster
+				l.node.sweeper.addGrant(lease, token)
+			}
 			return
 		}
 		w.placed = false // it was taken out
-		w.signal(micros(at))
+		w.signal(newCall(at, fence))
 	case 's':
 		if w != nil && w.place != nil {
 			// Who was called may die at once: with a lease as short as ours, if it is shorter.
 			l.look(w.place, time.Now().Add(until(min(claimTTL, w.ttl))))
 		}
 	}
-}
-
-// micros reads the time in a message. What is no number is an odd time.
-func micros(text string) int64 {
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || n <= 0 {
-		return 1
-	}
-	return n
 }
 
 // subscribed puts all who wait on a channel into their queues.
@@ -344,6 +361,7 @@ func (l *line) subscribed(name string) {
 	now := time.Now()
 	for _, p := range l.places {
 		if p.channel == ch {
+			p.clock = reading{}
 			for _, w := range p.waiters {
 				w.placed = false
 			}
@@ -366,7 +384,7 @@ func (l *line) lost(names []string, _ error) {
 		ch.gen++
 		for _, p := range l.places {
 			if p.channel == ch {
-				p.pause = pollMin
+				p.pause, p.clock = pollMin, reading{}
 				l.look(p, now.Add(p.poll(-1)))
 			}
 		}
@@ -444,7 +462,7 @@ func (l *line) takeDue() (looks []*look) {
 			}
 		} else {
 			if first := p.waiters[0]; !first.trying {
-				first.signal(0)
+				first.signal(call{})
 			}
 			p.due = now.Add(p.poll(-1))
 		}
@@ -485,30 +503,35 @@ func (l *line) send(looks []*look) {
 	s := l.node
 	ctx, cancel := context.WithTimeout(s.client.running, releaseTimeout)
 	defer cancel()
+	clock := s.reading()
 	pipe := s.conn.Pipeline()
 	for _, o := range looks {
 		args := make([]any, 0, len(o.waiters))
 		for _, w := range o.waiters {
-			args = append(args, w.token+l.process)
+			args = append(args, w.entry)
 		}
-		o.cmd = waitScript.Eval(ctx, pipe, []string{o.place.keys.leases[0], o.place.keys.queues[0]}, args...)
+		o.cmd = waitScript.Eval(ctx, pipe, o.place.keys.all, args...)
 	}
 	conn.Exec(ctx, pipe)
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, o := range looks {
-		l.note(o, now)
+		l.note(o, clock, now)
 	}
 }
 
-func (l *line) note(o *look, now time.Time) {
+func (l *line) note(o *look, clock reading, now time.Time) {
 	p := o.place
 	reply, err := o.cmd.Int64Slice()
-	if err == nil && len(reply) != 3 {
-		err = fmt.Errorf("wait.lua returned %d numbers, want 3", len(reply))
+	if err == nil && len(reply) != 4 {
+		err = fmt.Errorf("wait.lua returned %d numbers, want 4", len(reply))
 	}
 	current := o.gen == p.channel.gen
+	if err == nil && current {
+		p.clock = clock
+		p.clock.server = reply[3]
+	}
 	for _, w := range o.waiters {
 		switch {
 		case w.left:
@@ -526,7 +549,7 @@ func (l *line) note(o *look, now time.Time) {
 	case isReply(err): // which the waiters' own attempts get too, and tell
 		for _, w := range p.waiters {
 			if !w.trying {
-				w.signal(0)
+				w.signal(call{})
 			}
 		}
 		l.look(p, now.Add(p.poll(-1)))

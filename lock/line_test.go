@@ -127,11 +127,11 @@ func TestAWaiterWhoseProcessIsStoppedCostsTheClaimAlone(t *testing.T) {
 		rdb := srv.Client(t)
 		holder, next, third := open(t, srv.Client(t), Config{TTL: time.Minute}), open(t, srv.Client(t), Config{}), open(t, srv.Client(t), Config{})
 		first := acquire(t, holder, "k")
-		stopped := rdb.Subscribe(t.Context(), "redisha:lock:p:pstopped")
+		stopped := rdb.Subscribe(t.Context(), "redisha:lock:p:"+processOf("pstopped"))
 		defer stopped.Close()
 		_, err := stopped.Receive(t.Context())
 		require.NoError(t, err)
-		require.NoError(t, rdb.RPush(t.Context(), queueK, tokenOf(1)+"pstopped").Err())
+		require.NoError(t, rdb.RPush(t.Context(), queueK, entryOf(tokenOf(1), "pstopped")).Err())
 		s := &served{start: time.Now()}
 		var wg sync.WaitGroup
 		s.queueUp(t, &wg, time.Second, next, third)
@@ -355,7 +355,7 @@ func TestAnEntryThatArrivesLateIsTakenOut(t *testing.T) {
 			time.Sleep(time.Second)
 			c.line.mu.Lock()
 			w := c.line.places[queueK].waiters[0]
-			o := &look{place: w.place, gen: w.place.channel.gen, fresh: true, waiters: []*waiter{w}, cmd: redis.NewCmdResult([]any{int64(1), int64(-2), int64(0)}, nil)}
+			o := &look{place: w.place, gen: w.place.channel.gen, fresh: true, waiters: []*waiter{w}, cmd: redis.NewCmdResult([]any{int64(1), int64(-2), int64(0), int64(1)}, nil)}
 			c.line.mu.Unlock()
 			if got {
 				require.NoError(t, first.Release(t.Context()))
@@ -366,7 +366,7 @@ func TestAnEntryThatArrivesLateIsTakenOut(t *testing.T) {
 			_, err := srv.Push(queueK, w.entry) // now it has arrived
 			require.NoError(t, err)
 			c.line.mu.Lock()
-			c.line.note(o, time.Now())
+			c.line.note(o, reading{}, time.Now())
 			c.line.mu.Unlock()
 			time.Sleep(100 * time.Millisecond)
 			require.Empty(t, srvList(srv, queueK))

@@ -44,9 +44,10 @@ type grant struct {
 // more. What an attempt may leave whose outcome is unknown, is given up in the
 // background.
 func (s *node) obtain(ctx context.Context, r *request) (grant, error) {
-	metadata := s.client.label.at(time.Now())
+	metadata := s.client.label.at(time.Now().UnixMilli())
 	var g grant
 	var odd error
+	clock := s.reading()
 	held, err := redislock.New(s.obtaining(r, metadata, &g.answer, &odd)).
 		ObtainMulti(ctx, r.keys.leases, r.ttl, &redislock.Options{Token: r.token, Metadata: metadata})
 	switch {
@@ -54,6 +55,8 @@ func (s *node) obtain(ctx context.Context, r *request) (grant, error) {
 		s.sweeper.add(r, unsettled)
 		return g, odd
 	case errors.Is(err, redislock.ErrNotObtained):
+		clock.server = g.clock.server
+		g.clock = clock
 		return g, ErrNotAcquired
 	case err != nil:
 		if !s.neverSent(err) {
@@ -75,7 +78,7 @@ func (s *node) obtain(ctx context.Context, r *request) (grant, error) {
 // ErrLockNotHeld if the lease is gone.
 func (s *node) release(ctx context.Context, held *redislock.Lock, k keys) error {
 	leaving := *held
-	leaving.Client = redislock.New(s.fuse(&releaseScript, true, nil, k.handed(), held.Token()+held.Metadata()))
+	leaving.Client = redislock.New(s.fuse(&releaseScript, true, nil, k.all, held.Token()+held.Metadata()))
 	return leaving.Release(ctx)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -22,12 +23,23 @@ const channelPrefix = "p:"
 // tokenOf returns a token for people.
 func tokenOf(n int) string { return fmt.Sprintf("%c%022d", tokenVersion, n) }
 
+// processLen is how long the names of processes are.
+const processLen = 17
+
+// processOf returns the name of a process that begins as given.
+func processOf(name string) string { return name + strings.Repeat("_", processLen-len(name)) }
+
+// entryOf returns an entry of a queue, for a lease of 5s.
+func entryOf(token, process string) string {
+	return token + processOf(process) + `5000{"holder":"h","since":`
+}
+
 // listen subscribes to the channels of processes and returns what comes, in order.
 func listen(t *testing.T, rdb redis.UniversalClient, processes ...string) func(n int) []string {
 	t.Helper()
 	var channels []string
 	for _, p := range processes {
-		channels = append(channels, channelPrefix+p)
+		channels = append(channels, channelPrefix+processOf(p))
 	}
 	sub := rdb.Subscribe(t.Context(), channels...)
 	t.Cleanup(func() { _ = sub.Close() })
@@ -39,7 +51,7 @@ func listen(t *testing.T, rdb redis.UniversalClient, processes ...string) func(n
 		for range n {
 			m, err := sub.ReceiveMessage(t.Context())
 			require.NoError(t, err)
-			got = append(got, strings.TrimPrefix(m.Channel, channelPrefix)+" "+m.Payload[:1+tokenLen])
+			got = append(got, strings.TrimRight(strings.TrimPrefix(m.Channel, channelPrefix), "_")+" "+m.Payload[:1+tokenLen])
 		}
 		return got
 	}
@@ -53,24 +65,30 @@ type model struct {
 }
 
 // alive reports whether an entry's process listens.
-func alive(entry string) bool { return entry[tokenLen:] != "pgone" }
+func alive(entry string) bool { return processIn(entry) != "pgone" }
+
+func processIn(entry string) string {
+	return strings.TrimRight(entry[tokenLen:tokenLen+processLen], "_")
+}
 
 func (m *model) wake() {
 	if m.lease != "" {
 		return
 	}
-	granted := false
 	for len(m.queue) > 0 {
 		first := m.queue[0]
-		token, process := first[:tokenLen], first[tokenLen:]
-		if granted && alive(first) {
-			m.told = append(m.told, process+" s"+token)
-			return
-		}
 		m.queue = m.queue[1:]
+		for len(m.queue) > 0 {
+			if next := m.queue[0]; alive(next) {
+				m.told = append(m.told, processIn(next)+" s"+next[:tokenLen])
+				break
+			}
+			m.queue = m.queue[1:]
+		}
 		if alive(first) {
-			m.told = append(m.told, process+" y"+token)
-			m.lease, granted = token, true
+			m.lease = first[:tokenLen]
+			m.told = append(m.told, processIn(first)+" y"+m.lease)
+			return
 		}
 	}
 }
@@ -106,10 +124,11 @@ func TestQueueScriptsFollowTheModel(t *testing.T) {
 			lock++
 			lease := fmt.Sprintf("{%d}", lock)
 			fence, queue := lease+":f", lease+":q"
+			all := []string{lease, queue, fence}
 			m := &model{}
 			entries := make([]string, 6)
 			for i := range entries {
-				entries[i] = tokenOf(i) + rapid.SampledFrom([]string{"p1", "p2", "pgone"}).Draw(rt, "process")
+				entries[i] = entryOf(tokenOf(i), rapid.SampledFrom([]string{"p1", "p2", "pgone"}).Draw(rt, "process"))
 			}
 			entry := rapid.SampledFrom(entries)
 			run := func(script *redis.Script, keys []string, args ...any) []int64 {
@@ -130,7 +149,7 @@ func TestQueueScriptsFollowTheModel(t *testing.T) {
 					for _, e := range some {
 						args = append(args, e)
 					}
-					require.Equal(rt, m.wait(some...), run(waitScript, []string{lease, queue}, args...)[0])
+					require.Equal(rt, m.wait(some...), run(waitScript, all, args...)[0])
 				},
 				"obtain": func(rt *rapid.T) {
 					e := entry.Draw(rt, "entry")
@@ -142,7 +161,7 @@ func TestQueueScriptsFollowTheModel(t *testing.T) {
 					} else {
 						m.wait(e)
 					}
-					reply, err := rdb.Eval(ctx, obtainText(), []string{lease, queue, fence},
+					reply, err := rdb.Eval(ctx, obtainText(), all,
 						token+"{}", tokenLen, 60000, e, "drop").Result()
 					require.NoError(rt, err)
 					_, got := reply.(int64)
@@ -152,7 +171,7 @@ func TestQueueScriptsFollowTheModel(t *testing.T) {
 					m.lease = ""
 					m.wake()
 					require.NoError(rt, rdb.Del(ctx, lease).Err())
-					run(wakeScript, []string{lease, queue})
+					run(wakeScript, all)
 				},
 				"expire": func(*rapid.T) {
 					m.lease = ""
@@ -160,12 +179,12 @@ func TestQueueScriptsFollowTheModel(t *testing.T) {
 				},
 				"wake": func(*rapid.T) {
 					m.wake()
-					run(wakeScript, []string{lease, queue})
+					run(wakeScript, all)
 				},
 				"pass": func(rt *rapid.T) {
 					e := entry.Draw(rt, "entry")
 					m.pass(e[:tokenLen], e)
-					run(passScript, []string{lease, queue}, e[:tokenLen], e)
+					run(passScript, all, e[:tokenLen], e)
 				},
 				"": func(rt *rapid.T) {
 					value := rdb.Get(ctx, lease).Val()
@@ -183,27 +202,71 @@ func TestQueueScriptsFollowTheModel(t *testing.T) {
 	})
 }
 
-func TestWhatIsSetAsideLastsForTheClaimAndTellsTheTime(t *testing.T) {
+// A lease that is handed over is made for its whole: with its holder, its time, a
+// token, and the TTL that its entry names, up to the claim.
+func TestALeaseThatIsHandedOverIsWhatItsMessageSays(t *testing.T) {
 	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
 		ctx := t.Context()
-		sub := rdb.Subscribe(ctx, "p:pme")
+		sub := rdb.Subscribe(ctx, "p:"+processOf("pme"))
 		defer sub.Close()
 		_, err := sub.Receive(ctx)
 		require.NoError(t, err)
-		before, err := rdb.Time(ctx).Result()
-		require.NoError(t, err)
-		reply, err := waitScript.Run(ctx, rdb, []string{"{k}", "{k}:q"}, tokenOf(1)+"pme").Int64Slice()
-		require.NoError(t, err)
-		require.EqualValues(t, 1, reply[0])
-		require.InDelta(t, claimTTL.Milliseconds(), reply[1], 1000)
-		require.Zero(t, reply[2])
-		m, err := sub.ReceiveMessage(ctx)
-		require.NoError(t, err)
-		at, lease, _ := strings.Cut(m.Payload[1+tokenLen:], " ")
-		require.Equal(t, "{k}", lease)
-		require.GreaterOrEqual(t, micros(at), before.UnixMicro(), "every digit")
-		require.Equal(t, tokenOf(1), rdb.Get(ctx, "{k}").Val(), "set aside: a token alone")
+		var last int64
+		for ttl, want := range map[string]time.Duration{"5000": claimTTL, "2001": claimTTL, "700": 700 * time.Millisecond, "86400000000": claimTTL} {
+			before, err := rdb.Time(ctx).Result()
+			require.NoError(t, err)
+			entry := strings.Replace(entryOf(tokenOf(1), "pme"), "5000", ttl, 1)
+			reply, err := waitScript.Run(ctx, rdb, []string{"{k}", "{k}:q", "{k}:f"}, entry).Int64Slice()
+			require.NoError(t, err)
+			require.EqualValues(t, 1, reply[0])
+			require.Zero(t, reply[2])
+			m, err := sub.ReceiveMessage(ctx)
+			require.NoError(t, err)
+			said := strings.SplitN(m.Payload[1+tokenLen:], " ", 3)
+			require.Equal(t, "{k}", said[2])
+			c := newCall(said[0], said[1])
+			require.GreaterOrEqual(t, c.at, reply[3])
+			require.GreaterOrEqual(t, c.at, before.UnixMicro(), "every digit")
+			require.GreaterOrEqual(t, c.fence, c.at)
+			require.Greater(t, c.fence, last)
+			last = c.fence
+			require.Equal(t, strconv.FormatInt(last, 10), rdb.Get(ctx, "{k}:f").Val())
+			require.InDelta(t, fenceLife, rdb.PTTL(ctx, "{k}:f").Val(), float64(time.Minute))
+			require.Equal(t, fmt.Sprintf(`%s{"holder":"h","since":%d}`, tokenOf(1), c.at/1000), rdb.Get(ctx, "{k}").Val())
+			end := rdb.Time(ctx).Val().Add(rdb.PTTL(ctx, "{k}").Val()) // what it says is at most a little late
+			require.InDelta(t, c.at+want.Microseconds(), end.UnixMicro(), 5e5)
+			require.NoError(t, rdb.Del(ctx, "{k}").Err())
+		}
 	})
+}
+
+// What is no entry is taken out.
+func TestForeignEntriesAreTakenOut(t *testing.T) {
+	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		ctx := t.Context()
+		messages := listen(t, rdb, "p")
+		for _, entry := range []string{"", "x", tokenOf(1), tokenOf(1) + processOf("p"), tokenOf(1) + processOf("p") + "{}", entryOf(tokenOf(2), "p")} {
+			require.NoError(t, rdb.RPush(ctx, "{k}:q", entry).Err())
+		}
+		require.NoError(t, wakeScript.Run(ctx, rdb, []string{"{k}", "{k}:q", "{k}:f"}).Err())
+		require.Equal(t, []string{"p y" + tokenOf(2)}, messages(1))
+		require.Zero(t, rdb.Exists(ctx, "{k}:q").Val())
+	})
+}
+
+// A full server refuses what needs memory, until a script has written: a lock is
+// handed over there, too, and nobody is told of a lease that is not there.
+func TestALockIsHandedOverOnAFullServer(t *testing.T) {
+	srv := redistest.New(t, redistest.Config{Lines: []string{"maxmemory-policy noeviction"}})
+	rdb := srv.Client(t)
+	ctx := t.Context()
+	messages := listen(t, rdb, "p")
+	require.NoError(t, rdb.RPush(ctx, "{k}:q", entryOf(tokenOf(1), "p")).Err())
+	require.NoError(t, rdb.ConfigSet(ctx, "maxmemory", "1").Err())
+	require.True(t, redis.HasErrorPrefix(rdb.Set(ctx, "x", "y", 0).Err(), "OOM"))
+	require.NoError(t, wakeScript.Run(ctx, rdb, []string{"{k}", "{k}:q", "{k}:f"}).Err())
+	require.Equal(t, []string{"p y" + tokenOf(1)}, messages(1))
+	require.Equal(t, tokenOf(1), rdb.GetRange(ctx, "{k}", 0, int64(tokenLen)-1).Val())
 }
 
 // No more than a hundred who are gone are taken out in one call.
@@ -211,16 +274,16 @@ func TestAWakeIsBounded(t *testing.T) {
 	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
 		ctx := t.Context()
 		for i := range 250 {
-			require.NoError(t, rdb.RPush(ctx, "{k}:q", tokenOf(i)+"pgone").Err())
+			require.NoError(t, rdb.RPush(ctx, "{k}:q", entryOf(tokenOf(i), "pgone")).Err())
 		}
 		messages := listen(t, rdb, "p")
-		require.NoError(t, rdb.RPush(ctx, "{k}:q", tokenOf(250)+"p").Err())
-		for _, left := range []int64{151, 51} {
-			require.NoError(t, wakeScript.Run(ctx, rdb, []string{"{k}", "{k}:q"}).Err())
+		require.NoError(t, rdb.RPush(ctx, "{k}:q", entryOf(tokenOf(250), "p")).Err())
+		for _, left := range []int64{149, 47} {
+			require.NoError(t, wakeScript.Run(ctx, rdb, []string{"{k}", "{k}:q", "{k}:f"}).Err())
 			require.Equal(t, left, rdb.LLen(ctx, "{k}:q").Val())
 		}
-		require.NoError(t, wakeScript.Run(ctx, rdb, []string{"{k}", "{k}:q"}).Err())
-		require.Equal(t, []string{"p y" + tokenOf(250)}, messages(1))
+		require.NoError(t, wakeScript.Run(ctx, rdb, []string{"{k}", "{k}:q", "{k}:f"}).Err())
+		require.Equal(t, []string{"p s" + tokenOf(250), "p y" + tokenOf(250)}, messages(2))
 	})
 }
 
@@ -234,9 +297,9 @@ func TestWithoutTheRightToPublishNobodyLosesHisPlace(t *testing.T) {
 	opt.Username, opt.Password = "mute", "x"
 	rdb := redis.NewClient(&opt)
 	defer rdb.Close()
-	entry := tokenOf(1) + "p"
-	reply, err := waitScript.Run(ctx, rdb, []string{"{k}", "{k}:q"}, entry).Int64Slice()
+	entry := entryOf(tokenOf(1), "p")
+	reply, err := waitScript.Run(ctx, rdb, []string{"{k}", "{k}:q", "{k}:f"}, entry).Int64Slice()
 	require.NoError(t, err)
-	require.Equal(t, []int64{1, -2, 1}, reply)
+	require.Equal(t, []int64{1, -2, 1}, reply[:3])
 	require.Equal(t, []string{entry}, rdb.LRange(ctx, "{k}:q", 0, -1).Val())
 }

@@ -73,7 +73,7 @@ const (
 func (q *quorum) obtain(ctx context.Context, r *request) ([]*redislock.Lock, answer, error) {
 	r.token = newToken()
 	b := &ballot{
-		quorum: q, request: *r, metadata: q.client.label.at(time.Now()), sent: q.clock(),
+		quorum: q, request: *r, metadata: q.client.label.at(time.Now().UnixMilli()), sent: q.clock(),
 		seats: make([]seat, len(q.members)), decided: make(chan struct{}),
 	}
 	r.ballot = b

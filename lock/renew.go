@@ -172,7 +172,7 @@ func (r *renewer) renew(batch []*Lease) {
 	c := r.client
 	patience := releaseTimeout
 	for _, l := range batch {
-		patience = min(patience, max(l.ttl/4, MinTTL))
+		patience = min(patience, max(l.lives()/4, MinTTL))
 	}
 	ctx, cancel := context.WithTimeout(c.running, patience)
 	defer cancel()
@@ -193,7 +193,7 @@ func (r *renewer) renew(batch []*Lease) {
 		default:
 			failures++
 			failure = err
-			r.again(l, time.Now().Add(max(l.ttl/30, 10*time.Millisecond)))
+			r.again(l, time.Now().Add(max(l.lives()/30, 10*time.Millisecond)))
 		}
 	}
 	if failures > 0 && ctx.Err() != context.Canceled { //nolint:errorlint // which Close causes
@@ -208,6 +208,13 @@ func (r *renewer) landed() {
 	if r.flying--; r.flying == 0 && r.settled != nil {
 		close(r.settled)
 	}
+}
+
+// holds reports whether a lease with a token is held.
+func (r *renewer) holds(token string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.held, func(l *Lease) bool { return l.token == token })
 }
 
 // again makes the lease due at the given time, if it is held still.

@@ -12,6 +12,8 @@ import (
 )
 
 var (
+	//go:embed lua/draw.lua
+	drawLua string
 	//go:embed lua/queue.lua
 	queueLua string
 	//go:embed lua/obtain.lua
@@ -36,11 +38,11 @@ var (
 	// The first two are not sent again by the connection: an attempt that is
 	// executed twice could be so after its lease was released, and the second
 	// release of a lease says that it was lost.
-	obtainScript  = fusion{front: obtainLua, rest: queueLua + fenceLua}
-	releaseScript = fusion{front: releaseLua, rest: queueLua + handLua}
-	passScript    = conn.RepeatableScript(queueLua + passLua)
-	wakeScript    = conn.RepeatableScript(queueLua + wakeLua)
-	waitScript    = conn.RepeatableScript(queueLua + waitLua)
+	obtainScript  = fusion{front: drawLua + obtainLua, rest: queueLua + fenceLua}
+	releaseScript = fusion{front: releaseLua, rest: drawLua + queueLua + handLua}
+	passScript    = conn.RepeatableScript(drawLua + queueLua + passLua)
+	wakeScript    = conn.RepeatableScript(drawLua + queueLua + wakeLua)
+	waitScript    = conn.RepeatableScript(drawLua + queueLua + waitLua)
 	inspectScript = conn.RepeatableScript(inspectLua)
 	revokeScript  = redis.NewScript(revokeLua)
 )
@@ -55,7 +57,8 @@ const (
 	// queueLife is how long a queue outlives the last sign of its waiters.
 	queueLife = time.Minute
 
-	// claimTTL is how long a lock is set aside for a waiter.
+	// claimTTL is how long a lease that is handed over lives until its first
+	// renewal, if its TTL is not shorter.
 	claimTTL = 2 * time.Second
 )
 
@@ -65,7 +68,7 @@ const noKey = -2
 // An answer is what obtain.lua tells.
 type answer struct {
 	token   int64         // -1 if the lease is another's
-	now     time.Duration // the server's time, since the epoch, where the caller was called from the queue
+	clock   reading       // of the server's, where the lease is another's
 	left    time.Duration // of the other's lease; negative if unknown
 	refused bool          // the scripts may not publish
 }
@@ -80,12 +83,10 @@ func (a *answer) read(reply *redis.Cmd) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("obtain.lua: %w", err)
-	case len(numbers) == 2 && numbers[0] >= 0:
-		*a = answer{token: numbers[0], now: time.Duration(numbers[1]) * time.Microsecond}
-	case len(numbers) == 3 && numbers[0] == -1:
-		a.left, a.refused = leftOf(numbers[1]), numbers[2] == 1
+	case len(numbers) == 4 && numbers[0] == -1:
+		a.left, a.refused, a.clock.server = leftOf(numbers[1]), numbers[2] == 1, numbers[3]
 	default:
-		return fmt.Errorf("obtain.lua returned %v, want a number, or 2, or 3", numbers)
+		return fmt.Errorf("obtain.lua returned %v, want one number, or four", numbers)
 	}
 	return nil
 }
@@ -101,8 +102,6 @@ func (s *node) obtaining(r *request, metadata string, a *answer, odd *error) *fu
 	switch {
 	case r.entry == "":
 		return s.fuse(&obtainScript, false, held, r.keys.all, r.token+metadata, tokenLen, ttl)
-	case r.called:
-		return s.fuse(&obtainScript, false, held, r.keys.all, r.token+metadata, tokenLen, ttl, r.entry, "called")
 	case r.drop:
 		return s.fuse(&obtainScript, false, held, r.keys.all, r.token+metadata, tokenLen, ttl, r.entry, "drop")
 	}

@@ -73,10 +73,10 @@ func (s *sweeper) addEntry(r *request, got bool) {
 	s.put(&leftover{keys: r.keys, token: token, entry: r.entry, tries: settled}, r.ttl)
 }
 
-// addClaim gives up what was set aside for a token that nobody waits for.
-func (s *sweeper) addClaim(lease, token string) {
-	k := keys{leases: []string{lease}, all: []string{lease, queueOf(lease)}}
-	s.put(&leftover{keys: k, token: token, tries: settled}, claimTTL)
+// addGrant gives up the lease that was handed over to a token that nobody waits
+// for.
+func (s *sweeper) addGrant(lease, token string) {
+	s.put(&leftover{keys: keysOf(lease), token: token, tries: settled}, claimTTL)
 }
 
 func (s *sweeper) put(o *leftover, ttl time.Duration) {
@@ -133,7 +133,7 @@ func (s *sweeper) sweep(batch []*leftover) {
 	defer cancel()
 	pipe := s.node.conn.Pipeline()
 	for _, o := range batch {
-		passScript.Eval(ctx, pipe, o.keys.handed(), o.token, o.entry)
+		passScript.Eval(ctx, pipe, o.keys.all, o.token, o.entry)
 	}
 	cmds := conn.Exec(ctx, pipe)
 	now := time.Now()

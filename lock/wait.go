@@ -38,11 +38,14 @@ func (c *Client) acquire(parent context.Context, r *request) (l *Lease, err erro
 	var last error // of an outage that was outlived
 	defer func() { p.ringer.leave(err == nil) }()
 	for {
-		lease, a, err := c.try(ctx, parent, r)
+		lease := w.take(ctx, parent)
+		var a answer
+		var err error
+		if lease == nil {
+			lease, a, err = c.try(ctx, parent, r)
+		}
 		if err == nil {
-			if w != nil && w.woken != 0 {
-				c.counts.handOver.Observe(max(a.now-w.woken, 0))
-			}
+			w.observe()
 			return lease, nil
 		}
 		met = met || errors.Is(err, ErrNotAcquired)

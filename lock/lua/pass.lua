@@ -1,11 +1,10 @@
--- pass.lua gives up what a token may have: leases, also those that were only set
--- aside for it, and a place in the queue. What becomes free is handed over. It
+-- pass.lua gives up what a token may have: leases and a place in the queue. What becomes free is handed over. It
 -- returns how many leases were deleted.
 --
--- KEYS: n leases, then their queues
+-- KEYS: n leases, then their queues, then their counters
 -- ARGV[1] the token; all tokens are of one length, so a prefix tells whose a lease is
 -- ARGV[2] the entry in the queue of the first, '' if there is none
-local n = #KEYS / 2
+local n = #KEYS / 3
 if ARGV[2] ~= '' then
   redis.call('LREM', KEYS[n + 1], 0, ARGV[2])
 end
@@ -16,6 +15,6 @@ for i = 1, n do
   end
 end
 for i = 1, n do
-  wake(KEYS[i], KEYS[n + i])
+  wake(KEYS[i], KEYS[n + i], KEYS[2 * n + i])
 end
 return deleted

@@ -1,11 +1,16 @@
 -- queue.lua is the beginning of every script that may hand a lock over. The
--- queue of a lock is a list of entries: a token of 23 bytes, which says who
--- waits, and behind it the process that it waits in, which is the end of the
--- name of the channel that the process listens to.
+-- queue of a lock is a list of entries, which say who waits and how the lease is to
+-- be made:
 --
--- It begins with a letter that says how: 'p', all locks have one channel,
--- <namespace>:lock:p:<process>; 's', on Cluster, each lock has its own, by SPUBLISH.
-local claim = 2000 -- how long a lock is set aside for a waiter, milliseconds
+--   a token, 23 bytes
+--   the process that waits, 17 bytes, the end of the name of the channel that it
+--     listens to. It begins with a letter that says how: 'p', all locks have one
+--     channel, <namespace>:lock:p:<process>; 's', on Cluster, each lock has its
+--     own, by SPUBLISH
+--   the TTL of the lease in milliseconds
+--   the beginning of what follows the token in the lease, for people who look: the
+--     time when it was made, in milliseconds, and a brace are missing
+local claim = 2000 -- how long a lease that is handed over lives at the most until its first renewal, milliseconds
 local life = 60000 -- how long the queue outlives the last sign of its waiters
 
 -- clock returns the server's time in microseconds.
@@ -14,10 +19,10 @@ local function clock()
   return time[1] * 1000000 + time[2]
 end
 
--- tell sends a message to who waits under entry, and returns how many
--- connections took it: 0, the process is gone; nil, it was refused, by the ACL.
-local function tell(lease, entry, text)
-  local process, n = string.sub(entry, 24), nil
+-- tell sends a message to a process, and returns how many connections took it: 0,
+-- the process is gone; nil, it was refused, by the ACL.
+local function tell(lease, process, text)
+  local n
   if string.sub(process, 1, 1) == 's' then
     n = redis.pcall('SPUBLISH', lease .. ':p:' .. process, text)
   else
@@ -28,42 +33,54 @@ local function tell(lease, entry, text)
   end
 end
 
--- wake hands the lock over if nobody has it: it is set aside for the first in
--- the queue whose process is there, who is told "y", its token, the time, and
--- behind a blank the key of the lease.
--- The one behind that is told "s" and its token: it is to call wake again when
--- the lock was set aside for long enough. Who is gone is taken out. It returns 1
--- if it may not publish, else 0. Anybody may call it at any time.
-local function wake(lease, queue)
+-- hand gives the lease to the first in the queue whose process is there, with a
+-- short life until he renews it, and tells him "y", his token, the time, a blank,
+-- the fencing token, a blank, and the key of the lease. The one behind him is told
+-- "s" and his token: he is to call wake when that life is over; he is told before,
+-- since servers send what they were told to send last first. Who is gone is taken
+-- out. Without anybody the lease is deleted. It returns 1 if it may not publish,
+-- else 0. The lease must be free, or be to be given on; entry was taken off the
+-- queue.
+local function hand(lease, queue, counter, entry)
+  local now = clock()
+  local fence = draw(counter, now)
+  local ms = math.floor(now / 1000)
+  local patience = 100 -- entries of who is gone, so that no call takes long
+  while entry and patience > 0 do
+    local token, process = string.sub(entry, 1, 23), string.sub(entry, 24, 40)
+    local ttl, about = string.match(entry, '^(%d+)(.*)$', 41)
+    if ttl then
+      redis.call('SET', lease, token .. about .. string.format('%.0f}', ms), 'PXAT', string.format('%.0f', ms + math.min(tonumber(ttl), claim)))
+      local other = redis.call('LINDEX', queue, 0)
+      while other and patience > 0 and tell(lease, string.sub(other, 24, 40), 's' .. string.sub(other, 1, 23)) == 0 do
+        redis.call('LPOP', queue)
+        other = redis.call('LINDEX', queue, 0)
+        patience = patience - 1
+      end
+      local n = tell(lease, process, 'y' .. token .. string.format('%.0f %.0f ', now, fence) .. lease)
+      if not n then
+        redis.call('LPUSH', queue, entry)
+        redis.call('PEXPIRE', queue, life)
+        redis.call('DEL', lease)
+        return 1
+      elseif n > 0 then
+        return 0
+      end
+    end
+    entry = redis.call('LPOP', queue)
+    patience = patience - 1
+  end
+  redis.call('DEL', lease)
+  return 0
+end
+
+-- wake hands the lock over if nobody has it. Anybody may call it at any time.
+local function wake(lease, queue, counter)
   if redis.call('EXISTS', lease) == 1 then
     return 0
   end
-  local granted = false
-  for _ = 1, 100 do
-    local entry = redis.call('LINDEX', queue, 0)
-    if not entry then
-      return 0
-    end
-    local token = string.sub(entry, 1, 23)
-    local n
-    if granted then
-      n = tell(lease, entry, 's' .. token)
-    else
-      n = tell(lease, entry, 'y' .. token .. string.format('%.0f', clock()) .. ' ' .. lease)
-    end
-    if not n then
-      return 1
-    end
-    if granted and n > 0 then
-      return 0
-    end
-    redis.call('LPOP', queue)
-    if n > 0 then
-      redis.call('SET', lease, token, 'PX', claim)
-      granted = true
-    end
-  end
-  return 0
+  local entry = redis.call('LPOP', queue)
+  return entry and hand(lease, queue, counter, entry) or 0
 end
 
 -- join puts an entry at the end of the queue unless it is there, and returns

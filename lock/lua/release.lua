@@ -2,15 +2,16 @@
 -- base behind it, and hands over what is free then and waited for. It returns
 -- what that returns.
 --
--- KEYS: n leases, then their queues
+-- KEYS: n leases, then their queues, then their counters
 -- ARGV[1] redislock's
-local reply
+local reply, first
 
 -- One lock: the most frequent case, mostly without what follows.
-if #KEYS == 2 and redis.pcall('GET', KEYS[1]) == ARGV[1] then
-  redis.call('DEL', KEYS[1])
+if #KEYS == 3 and redis.pcall('GET', KEYS[1]) == ARGV[1] then
+  first = redis.pcall('LPOP', KEYS[2])
   reply = redis.status_reply('OK')
-  if redis.call('EXISTS', KEYS[2]) == 0 then
+  if type(first) ~= 'string' then
+    redis.call('DEL', KEYS[1])
     return reply
   end
 end

@@ -6,9 +6,9 @@
 -- KEYS[1] lease        KEYS[2] counter
 -- ARGV[1] the fencing token
 -- ARGV[2] what the lease is to hold
--- ARGV[3] length of a token: a lease that holds no more was set aside, and not taken yet
+-- ARGV[3] length of a token
 local value = redis.call('GET', KEYS[1])
-if not value or #value <= tonumber(ARGV[3]) or redis.call('GET', KEYS[2]) ~= ARGV[1]
+if not value or redis.call('GET', KEYS[2]) ~= ARGV[1]
   or string.find(value, '"revoked":true', tonumber(ARGV[3]) + 1, true) then -- it was revoked already
   return 0
 end

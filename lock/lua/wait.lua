@@ -1,9 +1,11 @@
 -- wait.lua sees to it that waiters have their places in a queue, but for the one
 -- who has the lock, and hands the lock over if it is free. It returns {how many
--- places were missing, PTTL of the lease, 1 if it may not publish}.
+-- places were missing, PTTL of the lease, 1 if it may not publish, the server's
+-- time in microseconds}.
 --
--- KEYS[1] lease        KEYS[2] queue
+-- KEYS[1] lease        KEYS[2] queue        KEYS[3] counter
 -- ARGV entries, in their order
+local now = clock()
 local has = redis.call('GETRANGE', KEYS[1], 0, 22)
 local missing = 0
 for i = 1, #ARGV do
@@ -11,5 +13,5 @@ for i = 1, #ARGV do
     missing = missing + join(KEYS[2], ARGV[i])
   end
 end
-local refused = wake(KEYS[1], KEYS[2])
-return {missing, redis.call('PTTL', KEYS[1]), refused}
+local refused = wake(KEYS[1], KEYS[2], KEYS[3])
+return {missing, redis.call('PTTL', KEYS[1]), refused, now}
