@@ -603,6 +603,30 @@ func evicts(srv *testserver.Server) {
 	})
 }
 
+func TestANodeOfAQuorumThatEvictsIsNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPanel(t, 3, 30*time.Second)
+		evicts(p.servers[1])
+		var book logBook
+		c := p.open(t, Config{Logger: book.logger()})
+		require.NoError(t, acquire(t, c, "k").Release(t.Context()))
+		synctest.Wait()
+		require.Equal(t, 1, strings.Count(book.String(), "level="), book.String())
+		require.Contains(t, book.String(), "level=WARN")
+		require.Contains(t, book.String(), "addr=10.0.0.2:6379 found=evicting")
+		for i, found := range []string{"safe", "evicting", "safe"} {
+			require.Equal(t, found, c.Stats().Nodes[i].Endpoint)
+		}
+
+		strict := p.open(t, Config{Strict: true})
+		_, err := strict.TryAcquire(t.Context(), "k")
+		require.ErrorIs(t, err, ErrUnsafeEndpoint)
+		require.ErrorContains(t, err, "node 2 (10.0.0.2:6379): ")
+		require.ErrorIs(t, strict.Check(t.Context()), ErrUnsafeEndpoint)
+		p.quiet(t, c)
+	})
+}
+
 // A replica or a Sentinel shows also where ROLE may not be asked.
 func TestInfoAndHelloTellTheRoleWhereRoleIsForbidden(t *testing.T) {
 	for _, forbidden := range [][]string{{"ROLE"}, {"ROLE", "INFO"}} {
