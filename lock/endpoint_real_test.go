@@ -520,7 +520,7 @@ func TestAClusterThatEvictsIsTakenWithAWarning(t *testing.T) {
 		requireTaken(t, rdb, Config{Strict: true}, "safe", "")
 	})
 
-	// Of three primaries one evicts, and another one does not answer.
+	// Of three primaries one evicts.
 	fixture := redistest.SharedCluster(t)
 	node, err := fixture.PrimaryOf(t.Context(), "redisha:lock:{k}")
 	require.NoError(t, err)

@@ -603,6 +603,33 @@ func evicts(srv *testserver.Server) {
 	})
 }
 
+// The locks on the other primaries do not wait for one that hangs.
+func TestAPrimaryOfAClusterThatHangsIsNotAskedForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		servers := []*testserver.Server{testserver.New(t), testserver.New(t), testserver.New(t)}
+		var slots []redis.ClusterSlot
+		network := testserver.NewNet()
+		for i, srv := range servers {
+			addr := fmt.Sprintf("10.0.0.%d:6379", i+1)
+			network.Add(addr, srv.Dial)
+			slots = append(slots, redis.ClusterSlot{Start: 5000 * i, End: 5000*i + 4999, Nodes: []redis.ClusterNode{{Addr: addr}}})
+		}
+		opt := &redis.ClusterOptions{Dialer: network.Dial, PoolSize: 1024, ContextTimeoutEnabled: true, MaxRedirects: -1}
+		opt.ClusterSlots = func(context.Context) ([]redis.ClusterSlot, error) { return slots, nil }
+		rdb := redis.NewClusterClient(opt)
+		defer rdb.Close()
+		c := open(t, rdb, Config{})
+		s := c.store.(single).node
+		require.Equal(t, discovery{finding: foundSafe}, s.evictionInCluster(t.Context()))
+		evicts(servers[2])
+		servers[0].Hang(true)
+		defer servers[0].Hang(false)
+		start := time.Now()
+		require.Equal(t, foundEvicting, s.evictionInCluster(t.Context()).finding)
+		require.LessOrEqual(t, time.Since(start), probeSoon)
+	})
+}
+
 func TestANodeOfAQuorumThatEvictsIsNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPanel(t, 3, 30*time.Second)
