@@ -28,6 +28,7 @@ type fake struct {
 	seen   []string
 	dials  []time.Time
 	down   bool
+	deaf   chan struct{} // nothing is read until it is closed
 	conns  []net.Conn
 
 	serving sync.WaitGroup
@@ -72,6 +73,12 @@ func (f *fake) dial(context.Context, string, string) (net.Conn, error) {
 		defer func() { _ = server.Close() }()
 		r := bufio.NewReader(server)
 		for {
+			f.mu.Lock()
+			deaf := f.deaf
+			f.mu.Unlock()
+			if deaf != nil {
+				<-deaf
+			}
 			words, err := readCommand(r)
 			if err != nil {
 				return

@@ -24,6 +24,9 @@
 // they are handled). What a primary does not tell to anybody nobody can promise:
 // one that is cut off from the rest and still serves this process has neither the
 // writes nor a reason to end the epoch, until the client learns of another primary.
+// A failover client that the program made tells nobody what it learns: there the
+// epoch ends when the old primary says what it has become, which after a failover
+// by hand may take some ten seconds. A cache bounds the age of what it keeps.
 //
 // https://redis.io/docs/latest/develop/reference/client-side-caching/
 package tracking
@@ -138,6 +141,7 @@ func Open(cn *conn.Client, cfg Config) (*Tracker, error) {
 		t.detach = cn.OnEpoch(func(uint64) {
 			t.gap(errEpoch)
 			t.lookNow()
+			t.each((*node).signal)
 		})
 		return t, nil
 	}
@@ -253,6 +257,7 @@ func (t *Tracker) Close() error {
 		t.mu.Unlock()
 		t.cancel()
 		t.closeErr = t.wait()
+		t.epoch.Add(1)
 	})
 	return t.closeErr
 }

@@ -1,11 +1,15 @@
 package tracking_test
 
 import (
+	"context"
+	"errors"
+	"net"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/redisha/redisha/internal/tracking"
@@ -261,5 +265,77 @@ func TestNothingStandsWhenAGapIsTold(t *testing.T) {
 		require.Equal(t, []uint64{1}, epochs)
 		require.Equal(t, tracking.Standing, state(t, p))
 		require.Len(t, f.commands("CLIENT TRACKING ON BCAST PREFIX a: PREFIX b:"), 1)
+	})
+}
+
+func TestAPrimaryThatBecomesAReplicaSaysSo(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake, c *cache) {
+		p := c.add(t, "a:")
+		time.Sleep(5 * time.Second)
+		f.set("ROLE", "*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:1\r\n$9\r\nconnected\r\n:0\r\n")
+		time.Sleep(time.Second)
+		require.Equal(t, tracking.Down, state(t, p))
+		require.Len(t, c.causes(), 1)
+		require.ErrorContains(t, c.causes()[0], `it says "slave"`)
+	})
+}
+
+// A server that does not even read is one that does not answer.
+func TestAServerThatDoesNotReadIsNoticedInTime(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake, c *cache) {
+		p := c.add(t, "a:")
+		time.Sleep(5500 * time.Millisecond)
+		deaf := make(chan struct{})
+		defer close(deaf)
+		f.mu.Lock()
+		f.deaf = deaf
+		f.mu.Unlock()
+		time.Sleep(3500 * time.Millisecond) // the server reads one command before it is deaf
+		require.Equal(t, tracking.Down, state(t, p))
+		require.Len(t, c.causes(), 1)
+	})
+}
+
+func TestCloseWaitsForNoServer(t *testing.T) {
+	for name, begin := range map[string]func(f *fake, c *cache){
+		"while logging in": func(f *fake, _ *cache) { f.hang() },
+		"refused":          func(f *fake, _ *cache) { f.set("HELLO", "-ERR no\r\n") },
+		"down":             func(f *fake, _ *cache) { f.down = true },
+		"standing":         func(*fake, *cache) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, f *fake, c *cache) {
+				begin(f, c)
+				p := c.add(t, "a:")
+				time.Sleep(100 * time.Millisecond)
+				start, epoch := time.Now(), c.Epoch()
+				require.NoError(t, c.Close())
+				require.Zero(t, time.Since(start))
+				require.Equal(t, tracking.Down, state(t, p))
+				require.Empty(t, c.causes())
+				require.NotEqual(t, epoch, c.Epoch(), "nobody tells any more")
+			})
+		})
+	}
+}
+
+// A dial that does not look at its context is left behind.
+func TestCloseDoesNotWaitForEverForADial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opt := newFake().client().Options()
+		opt.Dialer = func(context.Context, string, string) (net.Conn, error) {
+			time.Sleep(time.Minute)
+			return nil, errors.New("down")
+		}
+		tr, err := tracking.Open(foreign(t, redis.NewClient(opt)), tracking.Config{})
+		require.NoError(t, err)
+		_, err = tr.Add("a:", func([]string) {})
+		require.NoError(t, err)
+		start := time.Now()
+		err = tr.Close()
+		require.ErrorContains(t, err, "has not ended within 5s")
+		require.Equal(t, err, tr.Close())
+		require.Equal(t, 5*time.Second, time.Since(start))
+		time.Sleep(time.Minute)
 	})
 }

@@ -30,6 +30,7 @@ const (
 var (
 	errProtocol = errors.New("not a Redis reply")
 	errTooLarge = fmt.Errorf("%w: too large", errProtocol)
+	errUnended  = fmt.Errorf("%w: a string has no end", errProtocol)
 )
 
 // appendCommand appends a command as it is sent.
@@ -63,7 +64,7 @@ func (l *link) frame() error {
 }
 
 // push reads a message. What is no invalidation is passed over.
-func (l *link) push(length string, left *int) error {
+func (l *link) push(length []byte, left *int) error {
 	n, err := count(length)
 	if err != nil || n == 0 {
 		return err
@@ -89,7 +90,8 @@ func (l *link) invalidated() error {
 	if err != nil {
 		return err
 	}
-	if line == "_" || line == "*-1" || line == "$-1" {
+	switch string(line) {
+	case "_", "*-1", "$-1":
 		l.n.t.gap(ErrFlushed)
 		return nil
 	}
@@ -130,25 +132,25 @@ func (l *link) value(depth int, left *int) (any, error) {
 	return l.valueOf(line, depth, left)
 }
 
-func (l *link) valueOf(line string, depth int, left *int) (any, error) {
+func (l *link) valueOf(line []byte, depth int, left *int) (any, error) {
 	if *left -= valueCost + len(line); depth == 0 || *left < 0 {
 		return nil, errTooLarge
 	}
 	switch kind, rest := line[0], line[1:]; kind {
 	case '+', ',', '#', '(':
-		return rest, nil
+		return string(rest), nil
 	case '-':
 		return replyError(rest), nil
 	case '_':
 		return nil, nil
 	case ':':
-		n, err := strconv.ParseInt(rest, 10, 64)
+		n, err := strconv.ParseInt(string(rest), 10, 64)
 		if err != nil {
 			return nil, fmt.Errorf("%w: integer %.20q", errProtocol, rest)
 		}
 		return n, nil
 	case '$', '=', '!':
-		if rest == "-1" {
+		if string(rest) == "-1" {
 			return nil, nil
 		}
 		s, err := l.bulk(rest, *left)
@@ -158,7 +160,7 @@ func (l *link) valueOf(line string, depth int, left *int) (any, error) {
 		}
 		return s, err
 	case '*', '~':
-		if rest == "-1" {
+		if string(rest) == "-1" {
 			return nil, nil
 		}
 		return l.list(rest, 1, depth, left)
@@ -170,7 +172,7 @@ func (l *link) valueOf(line string, depth int, left *int) (any, error) {
 }
 
 // list reads as many times each values as length says.
-func (l *link) list(length string, each, depth int, left *int) (any, error) {
+func (l *link) list(length []byte, each, depth int, left *int) (any, error) {
 	n, err := count(length)
 	switch {
 	case err != nil:
@@ -191,7 +193,7 @@ func (l *link) list(length string, each, depth int, left *int) (any, error) {
 }
 
 // bulk reads a string of at most limit bytes. Memory grows with what has arrived.
-func (l *link) bulk(length string, limit int) (string, error) {
+func (l *link) bulk(length []byte, limit int) (string, error) {
 	n, err := count(length)
 	switch {
 	case err != nil:
@@ -199,46 +201,48 @@ func (l *link) bulk(length string, limit int) (string, error) {
 	case n > limit:
 		return "", errTooLarge
 	}
-	var s string
-	if b, err := l.r.Peek(min(n, l.r.Size())); err == nil && len(b) == n {
-		s = string(b)
-		_, _ = l.r.Discard(n)
-	} else {
-		var long strings.Builder
-		if _, err := io.CopyN(&long, l.r, int64(n)); err != nil {
+	if n+2 <= l.r.Size() {
+		b, err := l.r.Peek(n + 2)
+		if err != nil {
 			return "", err
 		}
-		s = long.String()
+		if string(b[n:]) != "\r\n" {
+			return "", errUnended
+		}
+		s := string(b[:n])
+		_, err = l.r.Discard(n + 2)
+		return s, err
 	}
-	var end [2]byte
-	if _, err := io.ReadFull(l.r, end[:]); err != nil {
+	var long strings.Builder
+	if _, err := io.CopyN(&long, l.r, int64(n)); err != nil {
 		return "", err
 	}
-	if string(end[:]) != "\r\n" {
-		return "", fmt.Errorf("%w: a string has no end", errProtocol)
+	if _, err := l.bulk([]byte("0"), 0); err != nil { // its end
+		return "", err
 	}
-	return s, nil
+	return long.String(), nil
 }
 
-// line reads up to the next CRLF, which the result lacks; it is never empty.
-func (l *link) line() (string, error) {
+// line reads up to the next CRLF, which the result lacks; it is never empty, and
+// holds until the next read.
+func (l *link) line() ([]byte, error) {
 	b, err := l.r.ReadSlice('\n')
 	switch {
 	case err != nil && len(b) == l.r.Size():
-		return "", fmt.Errorf("%w: a line is too long", errProtocol)
+		return nil, fmt.Errorf("%w: a line is too long", errProtocol)
 	case err != nil:
-		return "", err
+		return nil, err
 	case len(b) < 3 || b[len(b)-2] != '\r':
-		return "", fmt.Errorf("%w: %.20q", errProtocol, b)
+		return nil, fmt.Errorf("%w: %.20q", errProtocol, b)
 	}
-	return string(b[:len(b)-2]), nil
+	return b[:len(b)-2], nil
 }
 
 // count reads a length.
-func count(s string) (int, error) {
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 0 || s[0] == '+' {
-		return 0, fmt.Errorf("%w: length %.20q", errProtocol, s)
+func count(b []byte) (int, error) {
+	n, err := strconv.Atoi(string(b))
+	if err != nil || n < 0 || b[0] == '+' {
+		return 0, fmt.Errorf("%w: length %.20q", errProtocol, b)
 	}
 	return n, nil
 }
