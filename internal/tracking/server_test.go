@@ -328,6 +328,17 @@ func TestNothingStandsAfterClose(t *testing.T) {
 	require.ErrorIs(t, err, redis.ErrClosed)
 }
 
+// What a user must be allowed: to read, and CLIENT TRACKING.
+func TestAUserOfFewRightsIsTold(t *testing.T) {
+	srv := redistest.New(t, redistest.Config{Users: []string{"bob on >builder ~a:* -@all +@read +client|tracking"}})
+	o := srv.Options()
+	o.Username, o.Password = "bob", "builder"
+	c := open(t, foreign(t, redis.NewClient(o)), tracking.Config{})
+	stands(t, c.add(t, "a:"), "a:1")
+	require.NoError(t, srv.Client(t).Set(t.Context(), "a:1", 1, 0).Err())
+	c.tells(t, "a:1")
+}
+
 // Where the ACL forbids tracking, it is said once; when it is allowed after all,
 // what was cached without has to go.
 func TestAnACLRefuses(t *testing.T) {

@@ -4,9 +4,9 @@
 // A [Tracker] holds one connection to each primary, on which it has asked for
 // CLIENT TRACKING ON BCAST for some prefixes of keys. It asks the server for its
 // role every second and requires the answer within another: one that is gone,
-// hangs, or has become a replica is noticed within 2 s, while a network that
-// breaks, a failover that the client has learnt of, and slots that have moved end
-// an [Epoch] at once.
+// hangs, or has become a replica is noticed within 2 s, as are slots that have
+// moved. A connection that breaks, or a failover that the client has learnt of,
+// ends an epoch ([Tracker.Epoch]) at once.
 //
 // # How to cache what may be cached
 //
@@ -26,7 +26,9 @@
 // writes nor a reason to end the epoch, until the client learns of another primary.
 // A failover client that the program made tells nobody what it learns: there the
 // epoch ends when the old primary says what it has become, which after a failover
-// by hand may take some ten seconds. A cache bounds the age of what it keeps.
+// by hand may take some ten seconds. A key that has outlived its TTL is told of
+// when the server removes it, and SWAPDB is not told of at all. A cache bounds the
+// age of what it keeps, by the TTL as well.
 //
 // https://redis.io/docs/latest/develop/reference/client-side-caching/
 package tracking
@@ -55,8 +57,9 @@ import (
 type Config struct {
 	// Gap is called after each end of an epoch. What was cached in it must not be
 	// used any more. The cause is [ErrFlushed] if somebody has deleted all keys;
-	// else it says what was lost or changed. If it is redis.ErrClosed, the Redis
-	// client was closed, and nothing is tried any more.
+	// else it says what was lost or changed, such as a Cluster's node that begins to
+	// tell. If it is redis.ErrClosed, the Redis client was closed, and nothing is
+	// tried any more.
 	Gap func(cause error)
 
 	// Refused is called when a server does not let itself be tracked: it is too
