@@ -31,11 +31,12 @@ func holds(t *testing.T, r *Reader, key, want string) {
 	v.Release()
 }
 
-func underway(r *Reader) int {
+// underway is what is under way, by age. It is steady once all goroutines wait.
+func underway(r *Reader) [3]int {
 	q := r.single
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.young + q.old + q.overdue
+	return [3]int{q.young, q.old, q.overdue}
 }
 
 func TestAReadTravelsWithItsCallersContextWhileALaneIsFree(t *testing.T) {
@@ -237,7 +238,7 @@ func TestACallerWhoLeavesAsItsTurnComesGivesItOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, rec := foreign(t, testserver.New(t), Config{})
 		sent := 0
-		for range 300 {
+		for i := range 300 {
 			free := occupy(r.single)
 			ctx, cancel := context.WithCancel(t.Context())
 			var caller sync.WaitGroup
@@ -247,8 +248,13 @@ func TestACallerWhoLeavesAsItsTurnComesGivesItOn(t *testing.T) {
 				}
 			})
 			synctest.Wait()
-			free()
-			cancel()
+			if i%2 == 0 {
+				free()
+				cancel()
+			} else {
+				cancel()
+				free()
+			}
 			caller.Wait()
 			synctest.Wait()
 			require.Zero(t, underway(r))
@@ -359,9 +365,36 @@ func TestTheTimeoutBoundsWaitingAndReading(t *testing.T) {
 		synctest.Wait()
 		free()
 		callers.Wait()
+		synctest.Wait()
+		require.Zero(t, underway(r), "nobody waits for a reply that nobody wants")
 		srv.Hang(false)
 		time.Sleep(time.Minute)
 		holds(t, r, "none", "")
+	})
+}
+
+// Also where the client does not heed contexts.
+func TestTheTimeoutEndsAWaitForABatchThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const limit = 800 * time.Millisecond
+		r, rec := foreign(t, testserver.New(t), Config{Timeout: limit})
+		hang := make(chan struct{})
+		rec.before = func(context.Context, []redis.Cmder) { <-hang }
+		free := occupy(r.single)
+		var callers sync.WaitGroup
+		for i := range 5 {
+			callers.Go(func() {
+				start := time.Now()
+				_, err := r.Get(t.Context(), fmt.Sprint(i))
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				require.GreaterOrEqual(t, time.Since(start), limit)
+				require.LessOrEqual(t, time.Since(start), limit+limit/8)
+			})
+		}
+		synctest.Wait()
+		free()
+		callers.Wait()
+		close(hang)
 	})
 }
 
@@ -518,11 +551,42 @@ func TestLargeValuesAreReadAlone(t *testing.T) {
 	})
 }
 
+// A lane that is granted to one who waits for something else as well would be idle
+// meanwhile.
+func TestWhoWaitsForSeveralKeysIsGrantedNoLane(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := testserver.New(t)
+		r, rec := foreign(t, srv, Config{})
+		require.NoError(t, srv.Set("small", "x"))
+		require.NoError(t, srv.Set("large", strings.Repeat("L", largeBytes+1)))
+		v, err := r.Get(t.Context(), "large")
+		require.NoError(t, err)
+		v.Release()
+		free := occupy(r.single)
+		var caller sync.WaitGroup
+		caller.Go(func() {
+			results := r.GetMany(t.Context(), []string{"small", "large"})
+			require.NoError(t, results[0].Err)
+			require.Equal(t, "x", string(results[0].Bytes()))
+			require.Len(t, results[1].Bytes(), largeBytes+1)
+			results[0].Release()
+			results[1].Release()
+		})
+		synctest.Wait()
+		require.Len(t, rec.shipments(), 2, "the large one is read already")
+		free()
+		caller.Wait()
+		synctest.Wait()
+		require.Zero(t, underway(r))
+		require.Equal(t, uint64(1), r.Stats().Batches)
+	})
+}
+
 func TestABatchHasBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := testserver.New(t)
 		r, rec := foreign(t, srv, Config{})
-		keys := make([]string, 1000)
+		keys := make([]string, 300)
 		for i := range keys {
 			keys[i] = fmt.Sprint("k", i)
 			require.NoError(t, srv.Set(keys[i], strings.Repeat("x", 40<<10)))
@@ -700,6 +764,7 @@ func TestReadsThatHangDoNotHoldUpOthersForLong(t *testing.T) {
 		callers.Wait()
 		close(hang)
 		stuck.Wait()
+		synctest.Wait()
 		require.Zero(t, underway(r))
 	})
 }

@@ -281,9 +281,9 @@ func (q *queue) tick() {
 	q.tickOn()
 }
 
-// settle tells close when nothing is under way.
+// settle tells close when nothing is under way. It is called when nobody waits.
 func (q *queue) settle() {
-	if q.quiet != nil && len(q.waiting) == 0 && q.young+q.old+q.overdue == 0 {
+	if q.quiet != nil && q.young+q.old+q.overdue == 0 {
 		select {
 		case <-q.quiet:
 		default:

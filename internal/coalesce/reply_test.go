@@ -82,8 +82,10 @@ func parse(reply *reply, text string) error {
 
 func TestARepliesValuesAreTold(t *testing.T) {
 	var r reply
-	for range 3 { // it can be used again
-		r.begin(6)
+	for i := range 4 { // it can be used again, for another reply or the same one
+		if i%2 == 0 {
+			r.begin(6)
+		}
 		require.NoError(t, parse(&r, "*6\r\n$3\r\none\r\n$-1\r\n_\r\n$0\r\n\r\n-ERR no luck\r\n$5\r\n\r\n*1\r\r\n"))
 		require.Equal(t, "one", string(r.answers[0].value))
 		require.Equal(t, absent, r.answers[1].state)

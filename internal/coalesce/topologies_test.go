@@ -75,6 +75,20 @@ func TestLanesOnClusterAreThoseOfANode(t *testing.T) {
 		require.Less(t, requests, int64(len(byNode[other])/2), "of %d callers", len(byNode[other]))
 	})
 
+	t.Run("a key that moves on and on is asked for once more", func(t *testing.T) {
+		cn := own(t, conn.Config{Breaker: off, FailFast: true}, cluster.URL())
+		cn.AddHook(mover{})
+		r := reader(t, cn, Config{Timeout: 20 * time.Second})
+		holds(t, r, keys[1], value(keys[1])) // the topology is known
+		results := r.GetMany(t.Context(), keys)
+		for i := range results {
+			require.NoError(t, results[i].Err)
+			require.Equal(t, value(keys[i]), string(results[i].Bytes()))
+			results[i].Release()
+		}
+		require.NotZero(t, r.Stats().Batches)
+	})
+
 	t.Run("a node that does not answer holds up its own keys alone", func(t *testing.T) {
 		stopped := cluster.Nodes[0]
 		cluster.Proxy(stopped).BlackHole(true)
@@ -103,6 +117,23 @@ func TestLanesOnClusterAreThoseOfANode(t *testing.T) {
 		cluster.Proxy(stopped).BlackHole(false)
 		require.NoError(t, short.Close(t.Context()))
 	})
+}
+
+// A mover is a hook by which each batch has been redirected in vain.
+type mover struct{ answerer }
+
+func (mover) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (mover) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if _, ok := ctx.(*flightContext); !ok {
+			return next(ctx, cmds)
+		}
+		for i, cmd := range cmds {
+			cmd.SetErr(replyError([]string{"MOVED", "ASK"}[i%2] + " 1 127.0.0.1:1"))
+		}
+		return cmds[0].Err()
+	}
 }
 
 // Where reads may go to replicas, batches do.
