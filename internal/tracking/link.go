@@ -78,17 +78,20 @@ func (l *link) run() error {
 func (l *link) Read(p []byte) (int, error) {
 	for {
 		now := time.Now()
-		due, silent := l.tend(now)
-		if silent != nil {
-			due = now.Add(lateness)
+		due, overdue := now.Add(lateness), l.overdue(now)
+		if overdue == nil {
+			var err error
+			if due, err = l.tend(now); err != nil {
+				return 0, err
+			}
 		}
 		if err := l.readUntil(due); err != nil {
 			return 0, err
 		}
 		n, err := l.nc.Read(p)
 		switch {
-		case silent != nil && (n == 0 || now.After(l.asked[0].deadline.Add(l.n.t.cfg.Ping))):
-			return 0, silent
+		case overdue != nil && (n == 0 || now.After(l.asked[0].deadline.Add(l.n.t.cfg.Ping))):
+			return 0, overdue
 		case n > 0 || !isTimeout(err):
 			return n, err
 		}
@@ -121,12 +124,16 @@ func isTimeout(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// tend sends what is due, and returns when to look again, or an error if an
-// answer is overdue.
-func (l *link) tend(now time.Time) (due time.Time, err error) {
-	if len(l.asked) > 0 && !now.Before(l.asked[0].deadline) {
-		return due, fmt.Errorf("no answer to %s within %s", l.asked[0].command, l.n.t.cfg.Ping)
+// overdue is an error if an answer should have come.
+func (l *link) overdue(now time.Time) error {
+	if len(l.asked) == 0 || now.Before(l.asked[0].deadline) {
+		return nil
 	}
+	return fmt.Errorf("no answer to %s within %s", l.asked[0].command, l.n.t.cfg.Ping)
+}
+
+// tend sends what is due, and returns when to look again.
+func (l *link) tend(now time.Time) (due time.Time, err error) {
 	if l.beat.IsZero() { // before the answer to HELLO
 		return l.asked[0].deadline, nil
 	}

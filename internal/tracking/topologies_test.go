@@ -37,6 +37,8 @@ func TestAProxyRefuses(t *testing.T) {
 	eventually(t, func() bool { return len(c.refused()) == 1 }, "a refusal")
 	require.ErrorContains(t, c.refused()[0], "has no Options")
 	require.Equal(t, tracking.Refused, state(t, p))
+	require.NoError(t, c.Close())
+	require.Equal(t, tracking.Down, state(t, p))
 }
 
 func TestBadConfig(t *testing.T) {

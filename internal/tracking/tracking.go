@@ -260,6 +260,7 @@ func (t *Tracker) Close() error {
 		t.mu.Unlock()
 		t.cancel()
 		t.closeErr = t.wait()
+		t.each((*node).retire)
 		t.epoch.Add(1)
 	})
 	return t.closeErr

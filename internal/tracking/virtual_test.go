@@ -313,6 +313,7 @@ func TestCloseWaitsForNoServer(t *testing.T) {
 				require.Zero(t, time.Since(start))
 				require.Equal(t, tracking.Down, state(t, p))
 				require.Empty(t, c.causes())
+				require.Zero(t, c.Stats().Refused)
 				require.NotEqual(t, epoch, c.Epoch(), "nobody tells any more")
 			})
 		})
@@ -337,5 +338,24 @@ func TestCloseDoesNotWaitForEverForADial(t *testing.T) {
 		require.Equal(t, err, tr.Close())
 		require.Equal(t, 5*time.Second, time.Since(start))
 		time.Sleep(time.Minute)
+	})
+}
+
+func TestMessagesToAClosedClientDoNoHarm(t *testing.T) {
+	bubble(t, func(t *testing.T, f *fake, c *cache) {
+		p := c.add(t, "a:")
+		time.Sleep(1500 * time.Millisecond)
+		require.NoError(t, c.cn.Close())
+		f.mu.Lock()
+		nc := f.conns[len(f.conns)-1]
+		f.mu.Unlock()
+		for range 1000 { // until the client is found closed
+			_, _ = nc.Write([]byte(invalidation("a:1")))
+			time.Sleep(time.Millisecond)
+		}
+		require.Equal(t, tracking.Down, state(t, p))
+		causes := c.causes()
+		require.ErrorIs(t, causes[len(causes)-1], redis.ErrClosed)
+		require.Equal(t, 1, f.dialled())
 	})
 }
