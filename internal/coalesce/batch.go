@@ -57,7 +57,6 @@ type batch struct {
 
 	granted ticket // its one reader reads the key itself, on this lane
 	reply   reply
-	args    []any
 	err     error // of all keys
 	holders atomic.Int32
 }
@@ -133,7 +132,7 @@ type seat struct {
 
 // wait returns when the batch is answered, or the time is over, with an error then.
 // If the reader is to read the key itself, it returns the ticket for that.
-func (s seat) wait(t *term, ctx context.Context) (granted ticket, err error) {
+func (s seat) wait(ctx context.Context, t *term) (granted ticket, err error) {
 	b := s.batch
 	select {
 	case <-b.done:
@@ -236,14 +235,14 @@ func (b *batch) read(ctx context.Context) error {
 
 // mget reads the keys by one command.
 func (b *batch) mget(ctx context.Context) error {
-	b.args = append(b.args[:0], "mget")
+	words := make([]any, 1, len(b.keys)+1) // hooks may keep them
+	words[0] = "mget"
 	for _, key := range b.keys {
-		b.args = append(b.args, key)
+		words = append(words, key)
 	}
-	cmd := &mget{redis.NewRawWriteToCmd(ctx, &b.reply, b.args...), &b.reply}
-	err := b.r.rdb.Process(ctx, cmd)
-	b.args = nil // a hook may have kept them
-	if err != nil {
+	cmd := newMGet(ctx, &b.reply, words)
+	defer cmd.over()
+	if err := b.r.rdb.Process(ctx, cmd); err != nil {
 		return err
 	}
 	if !b.reply.finish() {

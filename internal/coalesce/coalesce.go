@@ -115,19 +115,19 @@ func (r *Reader) Get(ctx context.Context, key string) (Value, error) {
 	t := r.limit.begin(ctx)
 	q := r.queue(ctx, key)
 	if q == nil {
-		return r.read(&t, ctx, key)
+		return r.read(ctx, &t, key)
 	}
 	if r.sizes.isLarge(key) {
-		return r.aside(q, &t, ctx, key)
+		return r.aside(ctx, q, &t, key)
 	}
 	ticket, s := q.enter(key, &t)
 	if s.batch == nil {
 		if !ticket.admitted {
 			return Value{}, conn.ErrClosed
 		}
-		return r.onLane(q, ticket, &t, ctx, key)
+		return r.onLane(ctx, q, ticket, &t, key)
 	}
-	return r.await(s, &t, ctx, key)
+	return r.await(ctx, s, &t, key)
 }
 
 // A Result is what one of several keys holds, or why that is unknown.
@@ -171,13 +171,13 @@ func (r *Reader) GetMany(ctx context.Context, keys []string) []Result {
 			started = q
 		}
 	}
-	r.pipelined(&t, ctx, keys, apart, results)
+	r.pipelined(ctx, &t, keys, apart, results)
 	apart = apart[:0]
 	for i := range seats {
 		if seats[i].batch == nil {
 			continue
 		}
-		switch _, err := seats[i].wait(&t, ctx); {
+		switch _, err := seats[i].wait(ctx, &t); {
 		case err != nil:
 			results[i].Err = err
 		default:
@@ -187,7 +187,7 @@ func (r *Reader) GetMany(ctx context.Context, keys []string) []Result {
 			}
 		}
 	}
-	r.pipelined(&t, ctx, keys, apart, results)
+	r.pipelined(ctx, &t, keys, apart, results)
 	return results
 }
 
@@ -208,49 +208,51 @@ func (r *Reader) refusal(ctx context.Context) error {
 var errNilContext = errors.New("nil context: pass context.Background() or the request's")
 
 // await returns what the batch of s brings.
-func (r *Reader) await(s seat, t *term, ctx context.Context, key string) (Value, error) {
-	granted, err := s.wait(t, ctx)
+func (r *Reader) await(ctx context.Context, s seat, t *term, key string) (Value, error) {
+	granted, err := s.wait(ctx, t)
 	if err != nil {
 		return Value{}, err
 	}
 	if granted.admitted {
-		return r.onLane(s.queue, granted, t, ctx, key)
+		return r.onLane(ctx, s.queue, granted, t, key)
 	}
 	v, again, err := s.take()
 	if again {
-		return r.aside(s.queue, t, ctx, key)
+		return r.aside(ctx, s.queue, t, key)
 	}
 	return v, err
 }
 
 // aside reads a key alone, beside the lanes.
-func (r *Reader) aside(q *queue, t *term, ctx context.Context, key string) (Value, error) {
+func (r *Reader) aside(ctx context.Context, q *queue, t *term, key string) (Value, error) {
 	ticket := q.aside()
 	if !ticket.admitted {
 		return Value{}, conn.ErrClosed
 	}
-	return r.onLane(q, ticket, t, ctx, key)
+	return r.onLane(ctx, q, ticket, t, key)
 }
 
-func (r *Reader) onLane(q *queue, ticket ticket, t *term, ctx context.Context, key string) (v Value, err error) {
+func (r *Reader) onLane(ctx context.Context, q *queue, ticket ticket, t *term, key string) (v Value, err error) {
 	well := false
 	defer func() { q.landed(ticket, well) }()
-	v, err = r.read(t, ctx, key)
+	v, err = r.read(ctx, t, key)
 	well = err == nil
 	return v, err
 }
 
 // read is go-redis' GET.
-func (r *Reader) read(t *term, ctx context.Context, key string) (Value, error) {
+func (r *Reader) read(ctx context.Context, t *term, key string) (Value, error) {
 	r.counts.alone.Inc()
 	a := answerOf(r.rdb.Get(t.context(ctx), key))
-	r.sizes.saw(key, len(a.value))
+	if a.err == nil {
+		r.sizes.saw(key, len(a.value))
+	}
 	return Value{bytes: a.value}, a.err
 }
 
 // pipelined reads some of the keys in a pipeline of their own, on the caller's
 // goroutine.
-func (r *Reader) pipelined(t *term, ctx context.Context, keys []string, indexes []int, results []Result) {
+func (r *Reader) pipelined(ctx context.Context, t *term, keys []string, indexes []int, results []Result) {
 	if len(indexes) == 0 {
 		return
 	}
@@ -263,7 +265,9 @@ func (r *Reader) pipelined(t *term, ctx context.Context, keys []string, indexes 
 	conn.Exec(ctx, pipe)
 	for i, index := range indexes {
 		a := answerOf(cmds[i])
-		r.sizes.saw(keys[index], len(a.value))
+		if a.err == nil {
+			r.sizes.saw(keys[index], len(a.value))
+		}
 		results[index] = Result{Value{bytes: a.value}, a.err}
 	}
 }
@@ -350,7 +354,6 @@ func (r *Reader) Stats() Stats {
 // client's read timeout. Calling it again is safe. Values stay valid.
 func (r *Reader) Close(ctx context.Context) error {
 	r.closed.Store(true)
-	defer r.limit.stop()
 	defer r.end(conn.ErrClosed)
 	queues := r.queues()
 	for _, q := range queues {

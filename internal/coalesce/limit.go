@@ -20,7 +20,6 @@ type limit struct {
 type slot struct {
 	until time.Time     // reads that begin later need another one
 	done  chan struct{} // closed when the last of its reads has had its time
-	timer *time.Timer
 }
 
 // A term is the time that a read has.
@@ -55,18 +54,9 @@ func (l *limit) slot(start time.Time) *slot {
 	}
 	share := l.after / 8
 	s := &slot{until: start.Add(share), done: make(chan struct{})}
-	s.timer = time.AfterFunc(l.after+share, func() { close(s.done) })
+	time.AfterFunc(l.after+share, func() { close(s.done) })
 	l.now.Store(s)
 	return s
-}
-
-// stop ends the timer of the newest slot. Those before it end by themselves.
-func (l *limit) stop() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if s := l.now.Load(); s != nil {
-		s.timer.Stop()
-	}
 }
 
 // over is closed when the time is over, up to an eighth later. It is nil, which

@@ -1,11 +1,13 @@
 package coalesce
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"slices"
+	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -259,17 +261,26 @@ func (replyError) RedisError()     {}
 // An mget is an MGET whose values go into a reply.
 type mget struct {
 	*redis.RawWriteToCmd
-	reply *reply
+	reply atomic.Pointer[reply] // nil once it is over
+}
+
+func newMGet(ctx context.Context, r *reply, words []any) *mget {
+	c := &mget{RawWriteToCmd: redis.NewRawWriteToCmd(ctx, r, words...)}
+	c.reply.Store(r)
+	return c
 }
 
 // Args is what go-redis asks for at the beginning of each attempt to send the
 // command. What an attempt that failed has left is of no use to the next.
 func (c *mget) Args() []any {
-	if c.reply.state != complete {
-		c.reply.restart()
+	if r := c.reply.Load(); r != nil && r.state != complete {
+		r.restart()
 	}
 	return c.RawWriteToCmd.Args()
 }
+
+// over is told that the command is: whoever has kept it must not touch the reply.
+func (c *mget) over() { c.reply.Store(nil) }
 
 // NoRetry is about what an io.Writer cannot take back. A reply can.
 func (c *mget) NoRetry() bool { return false }

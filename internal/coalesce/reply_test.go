@@ -142,7 +142,7 @@ func TestAReplyThatEndsTooEarlyIsNotComplete(t *testing.T) {
 		require.Error(t, parse(&r, text[:end]), "%q", text[:end])
 		require.False(t, r.finish())
 		// The next attempt is as if there had been none before.
-		cmd := &mget{redis.NewRawWriteToCmd(t.Context(), &r, "mget"), &r}
+		cmd := newMGet(t.Context(), &r, []any{"mget"})
 		require.Equal(t, []any{"mget"}, cmd.Args())
 		require.EqualError(t, parse(&r, "-LOADING wait\r\n"), "LOADING wait")
 		require.NoError(t, parse(&r, text))
@@ -150,6 +150,12 @@ func TestAReplyThatEndsTooEarlyIsNotComplete(t *testing.T) {
 		cmd.Args() // also of those who look at the command afterwards
 		require.Equal(t, "one two", string(r.answers[0].value)+" "+string(r.answers[3].value))
 		require.Equal(t, 4, r.n)
+		cmd.over()
+		r.begin(4) // for another command
+		require.Error(t, parse(&r, text[:end]))
+		n := r.n
+		cmd.Args()
+		require.Equal(t, n, r.n)
 	}
 }
 
@@ -276,7 +282,7 @@ func TestAConnectionIsUsedAgainAfterAnErrorAndGivenUpAfterNonsense(t *testing.T)
 			}})
 		var r reply
 		r.begin(2)
-		err := rdb.Process(t.Context(), &mget{redis.NewRawWriteToCmd(t.Context(), &r, "mget", "a", "b"), &r})
+		err := rdb.Process(t.Context(), newMGet(t.Context(), &r, []any{"mget", "a", "b"}))
 		require.Equal(t, err == nil, r.finish(), "%q: %v", text, err)
 		pong, failure := rdb.Ping(t.Context()).Result()
 		require.NoError(t, failure, "%q", text)
