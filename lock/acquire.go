@@ -15,6 +15,8 @@ type request struct {
 	locks  []string // as they were given, the first first
 	keys   keys
 	token  string
+	value  string // what the lease holds; of a quorum that is the ballot's
+	word   any    // the same, as a word of a command
 	entry  string // in the queue; "" unless it may have a place there
 	drop   bool   // the entry may be in the queue when the lease is obtained
 	counts *classCounts

@@ -21,7 +21,12 @@ type fusion struct {
 	whole atomic.Pointer[whole]
 }
 
-type whole struct{ text, hash string }
+type whole struct {
+	text string
+	hash any // a string, as a word of a command
+}
+
+var evalsha any = "evalsha"
 
 func (f *fusion) with(base string) *whole {
 	if w := f.whole.Load(); w != nil {
@@ -45,12 +50,9 @@ type fused struct {
 
 // fuse returns a script with its keys and arguments. What held returns is what
 // redislock is told.
-func (s *node) fuse(f *fusion, bypass bool, held func(*redis.Cmd) bool, keys []string, args ...any) *fused {
+func (s *node) fuse(f *fusion, bypass bool, held func(*redis.Cmd) bool, keys []any, args ...any) *fused {
 	words := make([]any, 0, 3+len(keys)+len(args))
-	words = append(words, nil, nil, len(keys))
-	for _, key := range keys {
-		words = append(words, key)
-	}
+	words = append(append(words, nil, nil, len(keys)), keys...)
 	return &fused{fusion: f, node: s, bypass: bypass, held: held, words: append(words, args...)}
 }
 
@@ -68,8 +70,8 @@ func (f *fused) Eval(ctx context.Context, base string, _ []string, _ ...any) *re
 
 // run sends the whole and answers as redislock's script would.
 func (f *fused) run(ctx context.Context, w *whole) *redis.Cmd {
-	reply := f.send(ctx, "evalsha", w.hash)
-	if noScript(reply.Err()) {
+	reply := f.send(ctx, evalsha, w.hash)
+	if err := reply.Err(); err != nil && noScript(err) {
 		f.words = slices.Clone(f.words) // the batch may keep what was sent
 		reply = f.send(ctx, "eval", w.text)
 	}
@@ -79,12 +81,15 @@ func (f *fused) run(ctx context.Context, w *whole) *redis.Cmd {
 	case reply.Val() == nil: // a hook has swallowed it
 		return redis.NewCmdResult(nil, errNoAnswer)
 	case f.held != nil && !f.held(reply):
-		return redis.NewCmdResult(nil, redis.Nil)
+		return refusedResult
 	}
-	return redis.NewCmdResult("OK", nil)
+	return worked
 }
 
-func (f *fused) send(ctx context.Context, command, script string) *redis.Cmd {
+// Redislock only reads what it gets.
+var worked, refusedResult = redis.NewCmdResult("OK", nil), redis.NewCmdResult(nil, redis.Nil)
+
+func (f *fused) send(ctx context.Context, command, script any) *redis.Cmd {
 	f.words[0], f.words[1] = command, script
 	key, _ := f.words[3].(string)
 	switch {

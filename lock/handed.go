@@ -52,8 +52,9 @@ func (w *waiter) take(ctx, parent context.Context) *Lease {
 		return nil
 	}
 	s.watch.used.Store(true)
+	w.hold(c.label, w.call.at/1000)
 	held, err := redislock.New(sentAlready{}).ObtainMulti(ctx, w.keys.leases, w.ttl,
-		&redislock.Options{Token: w.token, Metadata: c.label.at(w.call.at / 1000)})
+		&redislock.Options{Token: w.token, Metadata: w.value[tokenLen:]})
 	if err != nil {
 		return nil
 	}
@@ -77,5 +78,5 @@ func (w *waiter) observe() {
 type sentAlready struct{ redis.Scripter }
 
 func (sentAlready) EvalSha(context.Context, string, []string, ...any) *redis.Cmd {
-	return redis.NewCmdResult("OK", nil)
+	return worked
 }

@@ -77,10 +77,24 @@ func (h holder) label() label {
 	return label(strings.TrimSuffix(h.metadata(time.UnixMilli(0)), "0}"))
 }
 
-func (l label) at(ms int64) string {
-	text := make([]byte, 0, len(l)+20)
-	text = strconv.AppendInt(append(text, l...), ms, 10)
-	return string(append(text, '}'))
+func (l label) at(ms int64) string { return l.behind("", ms) }
+
+// behind returns what a lease holds that is made at a time.
+func (l label) behind(token string, ms int64) string {
+	var number [20]byte
+	var text strings.Builder
+	text.Grow(len(token) + len(l) + len(number) + 1)
+	text.WriteString(token)
+	text.WriteString(string(l))
+	text.Write(strconv.AppendInt(number[:0], ms, 10))
+	text.WriteByte('}')
+	return text.String()
+}
+
+// hold sets what the lease holds.
+func (r *request) hold(l label, ms int64) {
+	r.value = l.behind(r.token, ms)
+	r.word = r.value
 }
 
 // parseValue takes apart what a lease key holds.

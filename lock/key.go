@@ -15,6 +15,7 @@ type keys struct {
 	queues []string // who waits
 	fences []string // the last fencing token
 	all    []string // the three, one behind the other
+	words  []any    // the same, as words of a command
 }
 
 // voted returns the keys of what a quorum keeps.
@@ -34,7 +35,16 @@ func (c Config) keys(locks ...string) (keys, error) {
 		}
 		k.leases[i], k.queues[i], k.fences[i] = c.names(lock)
 	}
+	k.words = wordsOf(all)
 	return k, nil
+}
+
+func wordsOf(keys []string) []any {
+	words := make([]any, len(keys))
+	for i, key := range keys {
+		words[i] = key
+	}
+	return words
 }
 
 // names names what belongs to one lock. Where its key has a hash tag, that is
@@ -45,8 +55,9 @@ func (c Config) names(lock string) (lease, queue, fence string) {
 		begin += tag + "}"
 		return begin + "=" + lock, begin + "q=" + lock, begin + "f=" + lock
 	}
-	lease = begin + tagEscaper.Replace(lock) + "}"
-	return lease, lease + ":q", lease + ":f"
+	queue = begin + tagEscaper.Replace(lock) + "}:q"
+	lease = queue[:len(queue)-len(":q")]
+	return lease, queue, lease + ":f"
 }
 
 // keysOf names what belongs to a lease: names knows how.

@@ -153,8 +153,9 @@ func (l *line) channelOf(k keys) string {
 	return l.node.client.cfg.Namespace + ":lock:p:" + l.process
 }
 
-// failed notes an attempt after which the lock is another's.
-func (w *waiter) failed(a answer) {
+// failed notes an attempt after which the lock is another's, or which an outage has
+// met.
+func (w *waiter) failed(a answer, outage bool) {
 	l := w.line
 	now := time.Now()
 	l.mu.Lock()
@@ -177,7 +178,7 @@ func (w *waiter) failed(a answer) {
 		l.refuse(p)
 	}
 	switch {
-	case !p.messages():
+	case outage, !p.messages():
 		l.look(p, now.Add(p.poll(a.left)))
 	case !w.placed:
 		l.look(p, now)
@@ -281,6 +282,32 @@ func (w *waiter) signal(c call) {
 	default:
 	}
 	w.wake <- c
+}
+
+// renew gives a request another token, if an attempt under the one it has may have
+// been sent and is given up in the background. What a quorum's attempts leave they
+// know themselves.
+func (w *waiter) renew(r *request, outage *outageError) {
+	if w == nil {
+		if outage.unsettled {
+			r.token = newToken()
+		}
+		return
+	}
+	l := w.line
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w.gen-- // whether its entry is in the queue is to be seen
+	if !outage.unsettled {
+		return
+	}
+	delete(l.waiters, w.token)
+	w.token, w.entry, w.drop, w.stale = newToken(), "", false, false
+	l.waiters[w.token] = w
+	select {
+	case <-w.wake: // for the token that it had
+	default:
+	}
 }
 
 // leave ends the waiter. Unless it has got the lock, its place in the queue and
@@ -444,6 +471,7 @@ type look struct {
 	gen     uint64 // of the channel
 	fresh   bool
 	waiters []*waiter
+	entries []any // theirs, strings
 	cmd     *redis.Cmd
 }
 
@@ -495,6 +523,9 @@ func (p *place) look() *look {
 			o.waiters = []*waiter{placed[0], placed[1+rand.IntN(len(placed)-1)]}
 		}
 	}
+	for _, w := range o.waiters {
+		o.entries = append(o.entries, w.entry)
+	}
 	return o
 }
 
@@ -506,11 +537,7 @@ func (l *line) send(looks []*look) {
 	clock := s.reading()
 	pipe := s.conn.Pipeline()
 	for _, o := range looks {
-		args := make([]any, 0, len(o.waiters))
-		for _, w := range o.waiters {
-			args = append(args, w.entry)
-		}
-		o.cmd = waitScript.Eval(ctx, pipe, o.place.keys.all, args...)
+		o.cmd = waitScript.Eval(ctx, pipe, o.place.keys.all, o.entries...)
 	}
 	conn.Exec(ctx, pipe)
 	now := time.Now()
@@ -532,8 +559,10 @@ func (l *line) note(o *look, clock reading, now time.Time) {
 		p.clock = clock
 		p.clock.server = reply[3]
 	}
-	for _, w := range o.waiters {
-		switch {
+	for i, w := range o.waiters {
+		switch entry, _ := o.entries[i].(string); {
+		case entry != w.entry: // it has another token now
+			l.node.sweeper.put(&leftover{keys: p.keys, token: entry[:tokenLen], entry: entry, tries: settled}, w.ttl)
 		case w.left:
 			l.node.sweeper.addEntry(w.request, w.got)
 		case w.trying:
@@ -546,7 +575,7 @@ func (l *line) note(o *look, clock reading, now time.Time) {
 		return
 	}
 	switch {
-	case isReply(err): // which the waiters' own attempts get too, and tell
+	case isReply(err) && !passes(err): // which the waiters' own attempts get too, and tell
 		for _, w := range p.waiters {
 			if !w.trying {
 				w.signal(call{})

@@ -355,7 +355,7 @@ func TestAnEntryThatArrivesLateIsTakenOut(t *testing.T) {
 			time.Sleep(time.Second)
 			c.line.mu.Lock()
 			w := c.line.places[queueK].waiters[0]
-			o := &look{place: w.place, gen: w.place.channel.gen, fresh: true, waiters: []*waiter{w}, cmd: redis.NewCmdResult([]any{int64(1), int64(-2), int64(0), int64(1)}, nil)}
+			o := &look{place: w.place, gen: w.place.channel.gen, fresh: true, waiters: []*waiter{w}, entries: []any{w.entry}, cmd: redis.NewCmdResult([]any{int64(1), int64(-2), int64(0), int64(1)}, nil)}
 			c.line.mu.Unlock()
 			if got {
 				require.NoError(t, first.Release(t.Context()))

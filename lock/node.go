@@ -44,12 +44,12 @@ type grant struct {
 // more. What an attempt may leave whose outcome is unknown, is given up in the
 // background.
 func (s *node) obtain(ctx context.Context, r *request) (grant, error) {
-	metadata := s.client.label.at(time.Now().UnixMilli())
+	r.hold(s.client.label, time.Now().UnixMilli())
 	var g grant
 	var odd error
 	clock := s.reading()
-	held, err := redislock.New(s.obtaining(r, metadata, &g.answer, &odd)).
-		ObtainMulti(ctx, r.keys.leases, r.ttl, &redislock.Options{Token: r.token, Metadata: metadata})
+	held, err := redislock.New(s.obtaining(r, &g.answer, &odd)).
+		ObtainMulti(ctx, r.keys.leases, r.ttl, &redislock.Options{Token: r.token, Metadata: r.value[tokenLen:]})
 	switch {
 	case odd != nil:
 		s.sweeper.add(r, unsettled)
@@ -76,9 +76,9 @@ func (s *node) obtain(ctx context.Context, r *request) (grant, error) {
 
 // release gives a lease back and hands the lock over. The error is redislock's
 // ErrLockNotHeld if the lease is gone.
-func (s *node) release(ctx context.Context, held *redislock.Lock, k keys) error {
+func (s *node) release(ctx context.Context, held *redislock.Lock, r *request) error {
 	leaving := *held
-	leaving.Client = redislock.New(s.fuse(&releaseScript, true, nil, k.all, held.Token()+held.Metadata()))
+	leaving.Client = redislock.New(s.fuse(&releaseScript, true, nil, r.keys.words, r.word))
 	return leaving.Release(ctx)
 }
 

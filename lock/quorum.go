@@ -350,11 +350,12 @@ func (q *quorum) check(ctx context.Context) error {
 	return err
 }
 
-// An outageError says that there is no majority of nodes to ask. It is an error of
-// the nodes, and not of the lock.
+// An outageError says that there is no server to ask, or no majority of them. It is
+// an error of the servers, and not of the lock.
 type outageError struct {
-	text   string
-	causes []error
+	text      string
+	causes    []error
+	unsettled bool // of one server: an attempt may have been sent
 }
 
 func (e *outageError) Error() string   { return e.text }

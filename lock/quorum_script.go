@@ -54,7 +54,7 @@ func (s *node) vote(ctx context.Context, r *request, metadata string, least int6
 	f := s.fuse(&voteScript, false, func(reply *redis.Cmd) bool {
 		odd = v.read(reply)
 		return v.token >= 0
-	}, r.keys.voted(), r.token+metadata, tokenLen, r.ttl.Milliseconds(), fenceLife.Milliseconds(), least, digit)
+	}, wordsOf(r.keys.voted()), r.token+metadata, tokenLen, r.ttl.Milliseconds(), fenceLife.Milliseconds(), least, digit)
 	lock, err := redislock.New(f).ObtainMulti(ctx, r.keys.leases, r.ttl, &redislock.Options{Token: r.token, Metadata: metadata})
 	switch {
 	case odd != nil:
@@ -103,7 +103,7 @@ func (s *node) raise(ctx context.Context, k keys, token int64) (int64, error) {
 func (s *node) part(ctx context.Context, held *redislock.Lock, k keys) error {
 	leaving := *held
 	worked := func(reply *redis.Cmd) bool { return reply.Val() != int64(0) }
-	leaving.Client = redislock.New(s.fuse(&partScript, true, worked, k.leases, held.Token()+held.Metadata(), held.Token()))
+	leaving.Client = redislock.New(s.fuse(&partScript, true, worked, wordsOf(k.leases), held.Token()+held.Metadata(), held.Token()))
 	return leaving.Release(ctx)
 }
 

@@ -93,7 +93,7 @@ func (a *answer) read(reply *redis.Cmd) error {
 
 // obtaining returns what redislock obtains a request's lease through. It reads
 // the answer, or why that is none.
-func (s *node) obtaining(r *request, metadata string, a *answer, odd *error) *fused {
+func (s *node) obtaining(r *request, a *answer, odd *error) *fused {
 	held := func(reply *redis.Cmd) bool {
 		*odd = a.read(reply)
 		return a.token >= 0
@@ -101,11 +101,11 @@ func (s *node) obtaining(r *request, metadata string, a *answer, odd *error) *fu
 	ttl := r.ttl.Milliseconds()
 	switch {
 	case r.entry == "":
-		return s.fuse(&obtainScript, false, held, r.keys.all, r.token+metadata, tokenLen, ttl)
+		return s.fuse(&obtainScript, false, held, r.keys.words, r.word, tokenLen, ttl)
 	case r.drop:
-		return s.fuse(&obtainScript, false, held, r.keys.all, r.token+metadata, tokenLen, ttl, r.entry, "drop")
+		return s.fuse(&obtainScript, false, held, r.keys.words, r.word, tokenLen, ttl, r.entry, "drop")
 	}
-	return s.fuse(&obtainScript, false, held, r.keys.all, r.token+metadata, tokenLen, ttl, r.entry)
+	return s.fuse(&obtainScript, false, held, r.keys.words, r.word, tokenLen, ttl, r.entry)
 }
 
 // leftOf reads PTTL's answer: 0 without a key, negative if it does not expire.

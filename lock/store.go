@@ -2,10 +2,14 @@ package lock
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/bsm/redislock"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/internal/conn"
 )
 
 // A store keeps leases: one server, or a quorum of them.
@@ -53,17 +57,38 @@ func (s single) err() error { return s.conn.Err() }
 
 func (s single) admit(ctx context.Context, ttl time.Duration) error {
 	if _, bounded := ctx.Deadline(); bounded || s.watch.clear.Load() {
-		return s.node.admit(ctx)
+		return s.outage(s.node.admit(ctx), false)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, ttl, fmt.Errorf("no answer within the TTL (%s)", ttl))
 	defer cancel()
-	return s.node.admit(ctx)
+	return s.outage(s.node.admit(ctx), false)
+}
+
+// outage marks an error that will pass when the server is back.
+func (s single) outage(err error, sent bool) error {
+	for _, lasting := range []error{
+		nil, ErrNotAcquired, ErrClosed, conn.ErrClosed, conn.ErrNotConfigured,
+		ErrSentinelEndpoint, ErrReplicaEndpoint, ErrFailoverManaged, ErrUnsafeEndpoint,
+	} {
+		if errors.Is(err, lasting) {
+			return err
+		}
+	}
+	if isReply(err) && !passes(err) {
+		return err
+	}
+	return &outageError{text: err.Error(), causes: []error{err}, unsettled: sent && !passes(err) && !s.neverSent(err)}
+}
+
+// passes reports whether an error reply says that the server will serve soon.
+func passes(err error) bool {
+	return redis.IsLoadingError(err) || redis.IsMasterDownError(err) || redis.IsClusterDownError(err) || redis.IsMaxClientsError(err)
 }
 
 func (s single) obtain(ctx context.Context, r *request) ([]*redislock.Lock, answer, error) {
 	g, err := s.node.obtain(ctx, r)
 	if err != nil {
-		return nil, g.answer, err
+		return nil, g.answer, s.outage(err, true)
 	}
 	return []*redislock.Lock{g.held}, g.answer, nil
 }
@@ -77,7 +102,7 @@ func (s single) renew(ctx context.Context, leases []*Lease) []error {
 }
 
 func (s single) release(ctx context.Context, l *Lease) error {
-	return s.node.release(ctx, l.grant(0), l.keys)
+	return s.node.release(ctx, l.grant(0), l.request)
 }
 
 func (s single) giveUp(r *request, o outcome) { s.sweeper.add(r, o) }

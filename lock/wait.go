@@ -16,7 +16,7 @@ const (
 	pollMax = 250 * time.Millisecond
 )
 
-// outageMost is how long a quorum may be without a majority before a wait ends.
+// outageMost is how long servers may be away before a wait ends.
 const outageMost = time.Minute
 
 var errMaxWait = errors.New("MaxWait is over")
@@ -33,7 +33,10 @@ func (c *Client) acquire(parent context.Context, r *request) (l *Lease, err erro
 	defer r.counts.waiting.Add(-1)
 	w := c.line.enter(r)
 	defer func() { w.leave(err == nil) }()
-	p := poller{closing: c.closing, pause: pollMin, told: time.Now()}
+	p := poller{closing: c.closing, pause: pollMin}
+	if c.bell != nil {
+		p.told = time.Now()
+	}
 	met := false   // another, who has the lock
 	var last error // of an outage that was outlived
 	defer func() { p.ringer.leave(err == nil) }()
@@ -48,20 +51,21 @@ func (c *Client) acquire(parent context.Context, r *request) (l *Lease, err erro
 			w.observe()
 			return lease, nil
 		}
-		met = met || errors.Is(err, ErrNotAcquired)
-		if errors.Is(err, ErrNotAcquired) || p.outlives(err) {
+		taken := errors.Is(err, ErrNotAcquired)
+		if taken {
+			met, p.told = true, time.Now()
+		}
+		if outage := p.outlives(err); taken || outage != nil {
+			if !taken {
+				last, a.left = err, -1
+				w.renew(r, outage)
+			}
 			if w != nil {
-				w.failed(a)
+				w.failed(a, !taken)
 				err = w.wait(ctx)
 			} else {
-				if !errors.Is(err, ErrNotAcquired) {
-					last = err
-				}
 				if p.ringer == nil {
 					p.ringer = c.bell.enter(r.keys)
-				}
-				if errors.Is(err, ErrNotAcquired) {
-					p.told = time.Now()
 				}
 				err = p.wait(ctx, a.left)
 			}
@@ -87,14 +91,16 @@ type poller struct {
 	closing context.Context
 	pause   time.Duration
 	ringer  *ringer   // nil where nobody tells of releases
-	told    time.Time // when a majority has answered last; at first, when the wait began
+	told    time.Time // when the servers have told last that another has the lock; of a quorum at first, when the wait began
 }
 
-// outlives reports whether a wait goes on although a quorum has no majority: it
-// began, or had one, within outageMost.
-func (p *poller) outlives(err error) bool {
+// outlives returns the outage that err tells of, if the wait goes on all the same.
+func (p *poller) outlives(err error) *outageError {
 	var outage *outageError
-	return time.Since(p.told) < outageMost && errors.As(err, &outage)
+	if errors.As(err, &outage) && time.Since(p.told) < outageMost {
+		return outage
+	}
+	return nil
 }
 
 // wait returns nil when the caller should try again, or why it should not. The
