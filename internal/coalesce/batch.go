@@ -14,16 +14,20 @@ import (
 	"github.com/redisha/redisha/internal/conn"
 )
 
-// A Value is what was under a key. It is a view of memory that is used again once
-// it is released, and belongs to one goroutine. The zero Value is nothing.
+// A Value is what was under a key, and belongs to one goroutine. It may be a view
+// of memory that is used again once it is released. The zero Value is nothing.
 type Value struct {
 	bytes []byte
 	batch *batch // nil: the bytes are nobody else's
 }
 
-// Bytes returns the bytes, which are valid until Release and must not be changed;
-// nil if there was no value.
+// Bytes returns the bytes, which must not be changed, and are valid until Release;
+// nil if there was no value, and empty but not nil if that was empty.
 func (v *Value) Bytes() []byte { return v.bytes }
+
+// Shared reports whether the bytes are a view of memory that others have as well.
+// If not, they are the caller's, who may keep them beyond Release.
+func (v *Value) Shared() bool { return v.batch != nil }
 
 // Release gives the memory back. A Value must be released once, and its copies not
 // at all; to release the same variable again does nothing. One that is never

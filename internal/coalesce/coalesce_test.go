@@ -51,6 +51,7 @@ func TestAReadTravelsWithItsCallersContextWhileALaneIsFree(t *testing.T) {
 		v, err := r.Get(ctx, "k")
 		require.NoError(t, err)
 		require.Equal(t, "v", string(v.Bytes()))
+		require.False(t, v.Shared())
 		v.Release()
 		require.Nil(t, v.Bytes())
 		v, err = r.Get(ctx, "empty")
@@ -152,6 +153,7 @@ func TestMemoryIsUsedAgainOnlyAfterItIsReleased(t *testing.T) {
 			synctest.Wait() // the lane is free
 			for i := range values {
 				require.Equal(t, strings.Repeat(fmt.Sprint(i), 1000), string(values[i].Bytes()))
+				require.True(t, values[i].Shared())
 				if release {
 					values[i].Release()
 					values[i].Release() // which is nothing
