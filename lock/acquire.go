@@ -91,7 +91,8 @@ func (c *Client) TryAcquire(ctx context.Context, key string, opts ...Option) (*L
 
 // Acquire is TryAcquire, but waits while another holds the key: until ctx ends,
 // or for MaxWait. It then returns an error that is [ErrNotAcquired] and, if ctx
-// has ended, the cause of that. Any other error ends the wait, too.
+// has ended, the cause of that. A wait outlives an outage of the server of up to a
+// minute; any other error ends it.
 func (c *Client) Acquire(ctx context.Context, key string, opts ...Option) (*Lease, error) {
 	r, err := c.request(ctx, key, opts)
 	if err != nil {
@@ -140,9 +141,9 @@ func (c *Client) Do(ctx context.Context, key string, fn func(context.Context, *L
 	err = fn(lease.Context(), lease)
 	returned = true
 	switch released := lease.Release(ctx); {
-	case errors.Is(released, ErrLost):
+	case errors.Is(released, ErrLost) && !errors.Is(err, ErrLost):
 		return errors.Join(err, released)
-	case released != nil:
+	case released != nil && !errors.Is(released, ErrLost):
 		// fn did its work under the lease: no reason to do it again.
 		c.log.WarnContext(ctx, "lease not released, its TTL will end it", "key", key, "token", lease.Token(), "err", released)
 	}

@@ -38,9 +38,7 @@ type Lease struct {
 	timer     *time.Timer   // fires at the deadline
 	skew      time.Duration
 
-	// The renewer's, under its mutex.
-	due   time.Time
-	index int // in its heap; -1 outside
+	scheduled // the renewer's, under its mutex
 }
 
 type state uint8
@@ -55,7 +53,7 @@ const (
 // newLease returns a lease whose keys live from the given instant on, if not
 // longer, for life until it is renewed.
 func newLease(parent context.Context, c *Client, r *request, held []*redislock.Lock, fence int64, life time.Duration, sent time.Time, skew time.Duration) *Lease {
-	l := &Lease{client: c, request: r, held: held, fence: fence, begun: time.Now(), skew: skew, index: -1}
+	l := &Lease{client: c, request: r, held: held, fence: fence, begun: time.Now(), skew: skew, scheduled: scheduled{index: -1}}
 	l.life = life
 	l.deadline = sent.Add(life - margin(life))
 	l.due = sent.Add(life / 3)

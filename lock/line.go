@@ -55,7 +55,7 @@ type line struct {
 	channels map[string]*channel
 	places   map[string]*place  // by the queue's key
 	waiters  map[string]*waiter // by token
-	due      dueHeap
+	due      dueHeap[*place]
 }
 
 // A channel is where messages for some places come.
@@ -69,14 +69,13 @@ type channel struct {
 
 // A place is a lock that callers wait for.
 type place struct {
-	keys    keys
-	channel *channel
-	waiters []*waiter     // in their order
-	clock   reading       // the last one of its server's
-	refused bool          // the scripts may not publish
-	pause   time.Duration // until the next try, while no messages come
-	due     time.Time     // when to look
-	index   int           // in the heap
+	keys      keys
+	channel   *channel
+	waiters   []*waiter     // in their order
+	clock     reading       // the last one of its server's
+	refused   bool          // the scripts may not publish
+	pause     time.Duration // until the next try, while no messages come
+	scheduled               // when to look
 }
 
 // messages reports whether waiters are told when the lock is theirs.
@@ -202,7 +201,7 @@ func (l *line) place(k keys) *place {
 		l.sub.Add(name)
 	}
 	ch.places++
-	p = &place{keys: k, channel: ch, pause: pollMin, due: time.Now().Add(checkMost)}
+	p = &place{keys: k, channel: ch, pause: pollMin, scheduled: scheduled{due: time.Now().Add(checkMost)}}
 	l.places[queue] = p
 	heap.Push(&l.due, p)
 	return p
@@ -609,30 +608,4 @@ func (l *line) close(ctx context.Context) error {
 		return nil
 	}
 	return errors.Join(l.chore.stop(ctx), l.sub.Close())
-}
-
-// A dueHeap has the place that is due first at index 0.
-type dueHeap []*place
-
-func (h dueHeap) Len() int           { return len(h) }
-func (h dueHeap) Less(i, j int) bool { return h[i].due.Before(h[j].due) }
-
-func (h dueHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
-}
-
-func (h *dueHeap) Push(x any) {
-	p := x.(*place) //nolint:forcetypeassert // container/heap's signature
-	p.index = len(*h)
-	*h = append(*h, p)
-}
-
-func (h *dueHeap) Pop() any {
-	last := len(*h) - 1
-	p := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	p.index = -1
-	return p
 }

@@ -30,7 +30,7 @@ type renewer struct {
 	chore  chore
 
 	mu      sync.Mutex
-	held    leaseHeap
+	held    dueHeap[*Lease]
 	flying  int           // batches under way
 	settled chan struct{} // closed when there are none; nil before stop
 }
@@ -233,30 +233,4 @@ func earlier(a, b time.Time) time.Time {
 		return a
 	}
 	return b
-}
-
-// A leaseHeap has the lease that is due first at index 0.
-type leaseHeap []*Lease
-
-func (h leaseHeap) Len() int           { return len(h) }
-func (h leaseHeap) Less(i, j int) bool { return h[i].due.Before(h[j].due) }
-
-func (h leaseHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
-}
-
-func (h *leaseHeap) Push(x any) {
-	l := x.(*Lease) //nolint:forcetypeassert // container/heap's signature
-	l.index = len(*h)
-	*h = append(*h, l)
-}
-
-func (h *leaseHeap) Pop() any {
-	last := len(*h) - 1
-	l := (*h)[last]
-	(*h)[last] = nil
-	*h = (*h)[:last]
-	l.index = -1
-	return l
 }
