@@ -102,3 +102,48 @@ func readAll(b *testing.B, callers int, keys []string, read func(ctx context.Con
 	b.StopTimer()
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "op/s")
 }
+
+// BenchmarkGetMany reads a thousand keys by one call, of one server and of a
+// Cluster, beside one server's pipeline of the same.
+func BenchmarkGetMany(b *testing.B) {
+	poison = false
+	defer func() { poison = true }()
+	const size = 1024
+	srv := redistest.Shared(b)
+	keys := fill(b, srv.Client(b), size)[:1000]
+	b.Run("pipeline", func(b *testing.B) {
+		rdb := srv.Client(b)
+		b.ReportAllocs()
+		for b.Loop() {
+			pipe := rdb.Pipeline()
+			for _, key := range keys {
+				pipe.Get(b.Context(), key)
+			}
+			_, err := pipe.Exec(b.Context())
+			require.NoError(b, err)
+		}
+	})
+	many := func(b *testing.B, url string) {
+		r := New(own(b, conn.Config{FailFast: true}, url), Config{Timeout: 10 * time.Second})
+		defer func() { require.NoError(b, r.Close(context.Background())) }()
+		b.ReportAllocs()
+		for b.Loop() {
+			results := r.GetMany(b.Context(), keys)
+			for i := range results {
+				if results[i].Err != nil || len(results[i].Bytes()) != size {
+					b.Fatal(results[i].Err)
+				}
+				results[i].Release()
+			}
+		}
+	}
+	b.Run("one server", func(b *testing.B) { many(b, srv.URL()) })
+	b.Run("cluster", func(b *testing.B) {
+		cluster := redistest.SharedCluster(b)
+		rdb := cluster.Client(b)
+		for _, key := range keys {
+			require.NoError(b, rdb.Set(b.Context(), key, strings.Repeat("v", size), 0).Err())
+		}
+		many(b, cluster.URL())
+	})
+}
