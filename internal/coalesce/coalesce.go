@@ -136,9 +136,9 @@ type Result struct {
 	Err error
 }
 
-// GetMany is Get for several keys, whose results it returns in the same order.
-// Those that the caller does not need together are released one by one. Equal keys
-// may be read once. What fails for some keys does not keep others from theirs.
+// GetMany is Get for several keys, whose results it returns in the same order; the
+// caller releases each. Equal keys may be read once. What fails for some keys does
+// not keep others from theirs. It returns when all have a result.
 func (r *Reader) GetMany(ctx context.Context, keys []string) []Result {
 	results := make([]Result, len(keys))
 	if err := r.refusal(ctx); err != nil {
