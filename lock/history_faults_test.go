@@ -146,18 +146,16 @@ func (s *scene) serverFaults() []fault {
 		fault{"a lease deleted", func(random *rand.Rand) error {
 			key := s.keys[random.IntN(len(s.keys))]
 			return s.losing(key, func() error {
-				return toAll(func(admin *redis.Client) error { return admin.Del(ctx, leaseKey(key)).Err() })
+				return toAll(func(admin *redis.Client) error { return admin.Del(ctx, leaseKeyOf(key)).Err() })
 			})
 		}},
 	)
 }
 
-func leaseKey(key string) string { return "redisha:lock:{" + key + "}" }
-
 func (s *scene) deleted(admin *redis.Client, suffix string) error {
 	var names []string
 	for _, key := range s.keys {
-		names = append(names, leaseKey(key)+":"+suffix)
+		names = append(names, leaseKeyOf(key)+":"+suffix)
 	}
 	return admin.Del(context.Background(), names...).Err()
 }

@@ -315,7 +315,7 @@ func (b *ballot) verdict() (certain bool, err error) {
 		switch s := &b.seats[i]; {
 		case s.state == seatAsked && b.late == 0:
 			pending++
-		case s.state == seatAsked:
+		case s.state == seatAsked, s.raising:
 			errs[i] = fmt.Errorf("no answer within %s", nodeTimeout(b.request.ttl))
 			bad++
 		case s.err != nil && !errors.Is(s.err, ErrNotAcquired):

@@ -51,6 +51,7 @@ type trial struct {
 	panel   *panel
 	plants  []*plant
 	parties []*player
+	clients []*Client // theirs
 
 	working, disturbing   context.Context
 	stopWork, stopFaults  context.CancelFunc
@@ -84,6 +85,7 @@ type player struct {
 	*trial
 	client   *Client
 	networks []*network
+	nodes    []redis.UniversalClient
 }
 
 func newTrial(t *testing.T, seed uint64) *trial {
@@ -144,29 +146,41 @@ func (p *plant) way() time.Duration {
 
 func (s *trial) newPlayer() *player {
 	p := &player{trial: s}
-	var nodes []redis.UniversalClient
 	for n, srv := range s.panel.servers {
 		nw := &network{dial: srv.Dial, replies: -1}
 		opt := srv.Options()
 		opt.Dialer, opt.Addr = nw.Dial, fmt.Sprintf("10.0.0.%d:6379", n+1)
 		opt.MaxRetries, opt.DialerRetries, opt.ContextTimeoutEnabled = -1, 1, true
+		opt.MaintNotificationsConfig = noNotices
 		rdb := redis.NewClient(opt)
 		s.t.Cleanup(func() {
 			_ = rdb.Close()
 			time.Sleep(2 * time.Second) // as panel.clients does
 		})
-		p.networks, nodes = append(p.networks, nw), append(nodes, rdb)
+		p.networks, p.nodes = append(p.networks, nw), append(p.nodes, rdb)
 	}
-	var err error
-	p.client, err = NewQuorum(nodes, Config{TTL: s.ttl, CloseTimeout: -1, Logger: slog.New(slog.DiscardHandler)})
-	require.NoError(s.t, err)
-	s.t.Cleanup(func() { _ = p.client.Close() })
+	p.client = p.open()
 	return p
+}
+
+func (p *player) open() *Client {
+	c, err := NewQuorum(p.nodes, Config{TTL: p.ttl, CloseTimeout: -1, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		p.t.Error(err)
+		return p.client
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.clients = append(p.clients, c)
+	return c
 }
 
 // run lets the clients work while they are disturbed, and judges what is left.
 func (s *trial) run() {
 	defer func() {
+		for _, c := range s.clients {
+			_ = c.Close()
+		}
 		s.t.Logf("%d nodes, TTL %s, lossy %t: %v", len(s.plants), s.ttl, s.lossy, s.outcomes)
 		if s.t.Failed() {
 			s.t.Logf("faults:\n%s", strings.Join(s.log, "\n"))
@@ -187,16 +201,13 @@ func (s *trial) run() {
 	s.disturbances.Wait()
 	s.stopWork()
 	s.workers.Wait()
-	var clients []*Client
-	for _, p := range s.parties {
-		clients = append(clients, p.client)
-	}
-	s.panel.quiet(s.t, clients...) // long before the longest TTL
+	s.panel.quiet(s.t, s.clients...) // long before the longest TTL
 	time.Sleep(seasoning(s.ttl))
-	for i, c := range clients {
+	for i, c := range s.clients {
 		for _, key := range trialKeys {
-			require.NoError(s.t, acquire(s.t, c, key).Release(s.t.Context()), "client %d goes on", i+1)
-			synctest.Wait()
+			l, err := c.Acquire(s.t.Context(), key, MaxWait(10*time.Second)) // the last one's release may be on its way
+			require.NoError(s.t, err, "client %d goes on", i+1)
+			require.NoError(s.t, l.Release(s.t.Context()))
 		}
 	}
 	for _, srv := range s.panel.servers {
@@ -218,7 +229,7 @@ func (s *trial) look() {
 		for _, l := range leases {
 			n := 0
 			for _, p := range s.plants {
-				value, _ := p.Get(leaseName(key))
+				value, _ := p.Get(leaseKeyOf(key))
 				p.mu.Lock()
 				if strings.HasPrefix(value, l.token) || !p.lost.IsZero() && time.Since(p.lost) < l.ttl {
 					n++
@@ -231,8 +242,6 @@ func (s *trial) look() {
 		}
 	}
 }
-
-func leaseName(key string) string { return "redisha:lock:{" + key + "}" }
 
 func (s *trial) tell(what string) {
 	s.mu.Lock()
@@ -291,13 +300,17 @@ func (p *player) once(random *rand.Rand) {
 		timer := time.AfterFunc(between(random, time.Microsecond, most), cancel)
 		defer timer.Stop()
 	}
+	c := p.client
+	if random.IntN(20) == 0 {
+		c = p.open() // which knows nothing of the nodes, nor of their clocks
+	}
 	last := p.last(key)
 	var l *Lease
 	var err error
 	if random.IntN(3) == 0 {
-		l, err = p.client.TryAcquire(ctx, key, TTL(ttl))
+		l, err = c.TryAcquire(ctx, key, TTL(ttl))
 	} else {
-		l, err = p.client.Acquire(ctx, key, TTL(ttl), MaxWait(between(random, time.Millisecond, 2*p.ttl)))
+		l, err = c.Acquire(ctx, key, TTL(ttl), MaxWait(between(random, time.Millisecond, 2*p.ttl)))
 	}
 	if err != nil {
 		p.failed(err)
@@ -408,7 +421,7 @@ func (s *trial) disturb(random *rand.Rand) {
 			if s.lossy {
 				what = "(and all others) loses leases"
 				for _, p := range s.plants {
-					p.Del(leaseName(trialKeys[0]))
+					p.Del(leaseKeyOf(trialKeys[0]))
 				}
 			}
 		}
@@ -452,7 +465,7 @@ func (s *trial) restart(random *rand.Rand, p *plant, d time.Duration) string {
 	for _, key := range trialKeys {
 		counters := 0
 		for _, o := range s.plants {
-			text, _ := o.Get(leaseName(key) + ":f")
+			text, _ := o.Get(leaseKeyOf(key) + ":f")
 			var n int64
 			_, _ = fmt.Sscan(text, &n)
 			if o != p && n >= s.greatest[key] {
