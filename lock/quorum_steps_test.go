@@ -285,3 +285,60 @@ func TestAQuestionThatArrivesAfterTheReleaseLeavesNothing(t *testing.T) {
 		p.quiet(t, c)
 	})
 }
+
+// A round that has failed gives no node its vote back.
+func TestANodeThatWasHealedDoesNotCountAfterARenewalThatFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPanel(t, 3, 30*time.Second)
+		c := p.open(t, Config{})
+		l := acquire(t, c, "k")
+		time.Sleep(time.Second)
+		p.servers[2].Del(leaseKeyOf("k"))
+		p.servers[2].SetPreHook(func(_ *server.Peer, cmd string, args ...string) bool {
+			if cmd == "EVALSHA" && args[0] == voteScript.whole.Load().hash { // the healing
+				p.servers[1].Hang(true)
+			}
+			return false
+		})
+		start := time.Now()
+		within(t, l.Context(), time.Minute, ErrLost)
+		require.Less(t, time.Since(start), 40*time.Second, "of the first renewal")
+		require.Equal(t, 3, p.has("k"), "healed")
+		p.servers[1].Hang(false)
+		require.ErrorIs(t, l.Release(t.Context()), ErrLost)
+		p.quiet(t, c)
+	})
+}
+
+// A release that begins before a node has answered the question counts what that
+// gives, and gives it back.
+func TestALateGrantCountsForTheRelease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPanel(t, 3, 30*time.Second)
+		c := p.open(t, Config{})
+		require.NoError(t, acquire(t, c, "k").Release(t.Context()))
+		time.Sleep(time.Second)
+		p.servers[2].SetLatency(60 * time.Millisecond)
+		l := acquire(t, c, "k")
+		p.servers[1].Hang(true)
+		require.NoError(t, l.Release(t.Context()))
+		p.servers[1].Hang(false)
+		p.quiet(t, c)
+	})
+}
+
+// Who tells late that it has lost the lease is given it again at once.
+func TestANodeThatAnswersLateIsHealedInTheSameRound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPanel(t, 3, 30*time.Second)
+		c := p.open(t, Config{})
+		l := acquire(t, c, "k")
+		time.Sleep(time.Second)
+		p.servers[2].Del(leaseKeyOf("k"))
+		p.servers[2].SetLatency(50 * time.Millisecond)
+		time.Sleep(11 * time.Second) // the first renewal was after ten
+		require.Equal(t, 3, p.has("k"))
+		require.NoError(t, l.Release(t.Context()))
+		p.quiet(t, c)
+	})
+}
