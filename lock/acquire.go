@@ -185,6 +185,8 @@ func (c *Client) attempt(ctx, parent context.Context, r *request) (*Lease, answe
 	skew, sent := c.clock.skew(), time.Now()
 	held, a, err := c.store.obtain(ctx, r)
 	switch {
+	case errors.Is(err, ErrNotAcquired) && a.left == noExpiry:
+		return nil, a, fmt.Errorf("%w, and its key does not expire, as if another program had set it: see Inspect, and delete it by hand if it is no lease", err)
 	case errors.Is(err, ErrNotAcquired):
 		return nil, a, err
 	case err != nil:

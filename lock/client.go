@@ -18,17 +18,18 @@ import (
 
 // A Client acquires leases. It is safe for concurrent use.
 type Client struct {
-	cfg     Config
-	log     *slog.Logger
-	holder  holder
-	label   label // of the holder
-	clock   clock
-	counts  counters
-	store   store
-	line    *line         // nil: waiters poll
-	bell    *bell         // wakes those of a quorum; else nil
-	longest time.Duration // TTL that a quorum takes; 0: any
-	renewer renewer
+	cfg      Config
+	log      *slog.Logger
+	holder   holder
+	label    label // of the holder
+	clock    clock
+	counts   counters
+	store    store
+	line     *line         // nil: waiters poll
+	bell     *bell         // wakes those of a quorum; else nil
+	longest  time.Duration // TTL that a quorum takes; 0: any
+	renewer  renewer
+	releases bounder
 
 	closing context.Context // ends when Close begins
 	close   context.CancelCauseFunc

@@ -139,7 +139,8 @@ func (s sight) info(k keys) (Info, error) {
 	_, h, err := parseValue(s.value)
 	switch {
 	case err != nil:
-		return info, fmt.Errorf("%s holds %s: %w", quote(k.leases[0]), quote(s.value), err)
+		info.State = Held
+		return info, fmt.Errorf("%s holds %s: %w: another program uses the key; delete it there, or give locks another Namespace", quote(k.leases[0]), quote(s.value), err)
 	case h.Revoked:
 		info.State = Revoked
 	default:

@@ -148,9 +148,7 @@ func (l *Lease) Release(ctx context.Context) error {
 // giveBack sends the release and judges the answer.
 func (l *Lease) giveBack(ctx context.Context, first bool) error {
 	c := l.client
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
-	defer cancel()
-	err := c.store.release(ctx, l)
+	err := c.store.release(c.releases.bound(ctx), l)
 	switch gone := errors.Is(err, redislock.ErrLockNotHeld); {
 	case err == nil, gone && !first: // then what was tried first has worked
 		l.counts.released.Inc()

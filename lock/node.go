@@ -153,6 +153,8 @@ func (s *node) explain(err error, k keys) error {
 		return nil
 	case redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return fmt.Errorf("%s, %s or %s holds something else than a lock, delete it: %w", quote(k.leases[0]), quote(k.fences[0]), quote(k.queues[0]), err)
+	case redis.HasErrorPrefix(err, "OOM"):
+		return fmt.Errorf("the server is full and takes no more leases, raise its maxmemory or give locks a server of their own: %w", err)
 	case isReplicas(err):
 		return fmt.Errorf("%w: %w", ErrReplicaEndpoint, err)
 	case errors.Is(err, conn.ErrSentinel):

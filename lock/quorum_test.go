@@ -380,8 +380,12 @@ var faults = map[string]struct{ begin, end func(*testserver.Server) }{
 }
 
 func TestAMinorityOfBadNodesCostsNothing(t *testing.T) {
+	minorities := [][]int{{1, 3}, {0}, {4}}
+	if testing.Short() {
+		minorities = minorities[:1]
+	}
 	for name, fault := range faults {
-		for _, bad := range [][]int{{0}, {4}, {1, 3}} {
+		for _, bad := range minorities {
 			t.Run(fmt.Sprint(name, bad), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					p := newPanel(t, 5, 30*time.Second)
@@ -648,7 +652,11 @@ func TestAHungNodeDoesNotHoldUpRenewals(t *testing.T) {
 		}
 		p.servers[0].Hang(true)
 		p.servers[3].Hang(true)
-		time.Sleep(time.Minute)
+		if testing.Short() {
+			time.Sleep(10 * time.Second)
+		} else {
+			time.Sleep(time.Minute)
+		}
 		require.Zero(t, c.Stats().RenewFailed)
 		for _, l := range leases {
 			require.NoError(t, l.Context().Err())
@@ -671,8 +679,11 @@ func TestCallsDoNotPileUpBeforeAHungNode(t *testing.T) {
 		synctest.Wait()
 		before, conns := runtime.NumGoroutine(), p.servers[2].TotalConnectionCount()
 		p.servers[2].Hang(true)
-		most := 0
-		for i := range 3000 {
+		most, calls := 0, 3000
+		if testing.Short() {
+			calls = 600
+		}
+		for i := range calls {
 			require.NoError(t, acquire(t, c, fmt.Sprint(i%10)).Release(t.Context()))
 			time.Sleep(time.Millisecond)
 			most = max(most, runtime.NumGoroutine()-before)

@@ -108,7 +108,10 @@ func (s *node) obtaining(r *request, a *answer, odd *error) *fused {
 	return s.fuse(&obtainScript, false, held, r.keys.words, r.word, tokenLen, ttl, r.entry)
 }
 
-// leftOf reads PTTL's answer: 0 without a key, negative if it does not expire.
+// noExpiry is what leftOf returns for a key that does not expire.
+const noExpiry = -time.Millisecond
+
+// leftOf reads PTTL's answer: 0 without a key, noExpiry if it does not expire.
 func leftOf(pttl int64) time.Duration {
 	if pttl == noKey {
 		return 0

@@ -24,12 +24,13 @@ type Stats struct {
 type NodeStats struct {
 	Addr string // host:port, or several with a comma in between; "" if the client does not tell
 
-	// Endpoint is what was found there last:
+	// Endpoint is what was found there last, the gravest of it:
 	//
 	//	unknown           it was not asked yet
 	//	safe              nothing that fails over
 	//	replicas          a primary with replicas, or a Cluster with some
 	//	unprobed          it did not tell: forbidden, a proxy, or not Redis
+	//	evicting          it evicts keys when its memory is full
 	//	failover_managed  a primary that Sentinels watch
 	//	replica           a replica
 	//	sentinel          a Sentinel

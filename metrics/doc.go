@@ -178,10 +178,10 @@
 // cause of a loss is expired, refused, clock or endpoint.
 //
 // The state of an endpoint is what lock.NodeStats says: unknown, safe, replicas,
-// unprobed, failover_managed, replica or sentinel. The last three are mistakes,
-// or a choice:
+// unprobed, evicting, failover_managed, replica or sentinel. The last four are
+// mistakes, or a choice:
 //
-//	redisha_locks_endpoint_refused > 0 or redisha_locks_endpoint_state{state=~"replica|sentinel|failover_managed"} > 0
+//	redisha_locks_endpoint_refused > 0 or redisha_locks_endpoint_state{state=~"evicting|replica|sentinel|failover_managed"} > 0
 //
 // Of a quorum there is also the reason why a node takes no part in new leases:
 // silent, young (started within the longest TTL) or unfit. How many do not:

@@ -57,9 +57,9 @@ var renewals = newTable(nil,
 // lockNodes is what a client of locks knows of each of its servers.
 var lockNodes = newTable(by("node"),
 	gauges("redisha_locks_endpoint_state",
-		"1 for what was found at the endpoint, 0 for the others: whether its server may fail over, which can hand one lock to two holders.",
+		"1 for what was found at the endpoint, 0 for the others: whether its server may fail over or evict keys, which can hand one lock to two holders.",
 		by("state"), func(s *lock.NodeStats) []sample {
-			return eachTruth(s.Endpoint, "unknown", "safe", "replicas", "unprobed", "failover_managed", "replica", "sentinel")
+			return eachTruth(s.Endpoint, "unknown", "safe", "replicas", "unprobed", "evicting", "failover_managed", "replica", "sentinel")
 		}),
 	gauges("redisha_locks_endpoint_refused",
 		"1 while no leases are handed out for what was found at the endpoint, 0 else.",

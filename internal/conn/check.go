@@ -129,6 +129,12 @@ func (c *Client) explain(err error) error {
 	if err == nil {
 		return nil
 	}
+	if !c.own { // whose address is not known here, and is in most errors
+		if hint := hintFor(err); hint != "" {
+			return fmt.Errorf("%w: %s", err, hint)
+		}
+		return err
+	}
 	where := c.ep().String()
 	if f := c.follower; f != nil && unconnected(err) {
 		if addr := f.resolver.State().Primary; addr != "" && isNetwork(err) {
