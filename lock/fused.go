@@ -45,6 +45,7 @@ type fused struct {
 	node   *node
 	bypass bool                  // the breaker
 	held   func(*redis.Cmd) bool // whether redislock's part has worked, of which a reply of nil says the contrary
+	hands  []string              // the keys of what a release may have handed over
 	words  []any                 // of the command; the first two are set when it is sent
 }
 
@@ -82,6 +83,9 @@ func (f *fused) run(ctx context.Context, w *whole) *redis.Cmd {
 		return redis.NewCmdResult(nil, errNoAnswer)
 	case f.held != nil && !f.held(reply):
 		return refusedResult
+	}
+	if life, handed := reply.Val().(int64); handed && f.hands != nil {
+		f.node.standby.add(f.hands, life)
 	}
 	return worked
 }

@@ -354,24 +354,19 @@ func (l *line) message(_, text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w := l.waiters[token]
-	switch text[0] {
-	case 'y':
-		at, rest, _ := strings.Cut(rest, " ")
-		fence, lease, _ := strings.Cut(rest, " ")
-		if w == nil {
-			if !l.node.client.renewer.holds(token) { // by a try that was faster
-				l.node.sweeper.addGrant(lease, token)
-			}
-			return
-		}
-		w.placed = false // it was taken out
-		w.signal(newCall(at, fence))
-	case 's':
-		if w != nil && w.place != nil {
-			// Who was called may die at once: with a lease as short as ours, if it is shorter.
-			l.look(w.place, time.Now().Add(until(min(claimTTL, w.ttl))))
-		}
+	if text[0] != 'y' {
+		return
 	}
+	at, rest, _ := strings.Cut(rest, " ")
+	fence, lease, _ := strings.Cut(rest, " ")
+	if w == nil {
+		if !l.node.client.renewer.holds(token) { // by a try that was faster
+			l.node.sweeper.addGrant(lease, token)
+		}
+		return
+	}
+	w.placed = false // it was taken out
+	w.signal(newCall(at, fence))
 }
 
 // subscribed puts all who wait on a channel into their queues.

@@ -22,6 +22,7 @@ type node struct {
 	locker  *redislock.Client
 	batch   *batch.Batcher // for attempts and releases
 	sweeper sweeper
+	standby standby
 	watch   watch
 	fallen  func() // is called when the server has become a replica; may be nil
 }
@@ -29,6 +30,7 @@ type node struct {
 func newNode(c *Client, cn *conn.Client) *node {
 	s := &node{client: c, conn: cn, locker: redislock.New(cn), batch: batch.New(cn)}
 	s.sweeper.init(s)
+	s.standby.init(s)
 	s.watch.init(s)
 	return s
 }
@@ -78,7 +80,9 @@ func (s *node) obtain(ctx context.Context, r *request) (grant, error) {
 // ErrLockNotHeld if the lease is gone.
 func (s *node) release(ctx context.Context, held *redislock.Lock, r *request) error {
 	leaving := *held
-	leaving.Client = redislock.New(s.fuse(&releaseScript, true, nil, r.keys.words, r.word))
+	f := s.fuse(&releaseScript, true, nil, r.keys.words, r.word)
+	f.hands = r.keys.all
+	leaving.Client = redislock.New(f)
 	return leaving.Release(ctx)
 }
 
@@ -167,7 +171,7 @@ func (s *node) explain(err error, k keys) error {
 
 // close ends the work in the background, or leaves it to itself when ctx is done.
 func (s *node) close(ctx context.Context) error {
-	return errors.Join(s.watch.chore.stop(ctx), s.sweeper.chore.stop(ctx), s.batch.Close(ctx))
+	return errors.Join(s.watch.chore.stop(ctx), s.sweeper.chore.stop(ctx), s.standby.chore.stop(ctx), s.batch.Close(ctx))
 }
 
 func (s *node) stats() NodeStats {

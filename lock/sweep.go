@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/redisha/redisha/internal/conn"
 )
 
@@ -138,6 +140,9 @@ func (s *sweeper) sweep(batch []*leftover) {
 	cmds := conn.Exec(ctx, pipe)
 	now := time.Now()
 	for i, o := range batch {
+		if numbers, err := cmds[i].(*redis.Cmd).Int64Slice(); err == nil && len(numbers) == 2 && numbers[1] > 0 {
+			s.node.standby.add(o.keys.all, numbers[1])
+		}
 		if cmds[i].Err() == nil || s.client.closing.Err() != nil {
 			o.tries--
 		}

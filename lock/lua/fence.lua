@@ -6,7 +6,7 @@ if not mine then
   local refused = 0
   if ARGV[4] then
     join(KEYS[n + 1], ARGV[4])
-    refused = wake(KEYS[1], KEYS[n + 1], KEYS[2 * n + 1])
+    refused = wake(KEYS[1], KEYS[n + 1], KEYS[2 * n + 1]) == -1 and 1 or 0
   end
   local left = -2
   for i = 1, n do

@@ -1,14 +1,20 @@
 -- hand.lua is the rest of release.lua.
 local n = #KEYS / 3
-if not reply then
-  reply = base({unpack(KEYS, 1, n)}, ARGV)
-else
-  if not pcall(hand, KEYS[1], KEYS[2], KEYS[3], first) then -- whatever the counter is, the lease was released
+if reply then
+  local worked, life = pcall(hand, KEYS[1], KEYS[2], KEYS[3], first)
+  if not worked then -- whatever the counter is, the lease was released
     redis.call('DEL', KEYS[1])
+  elseif life > 0 then
+    return life
   end
   return reply
 end
+reply = base({unpack(KEYS, 1, n)}, ARGV)
+local longest = 0
 for i = 1, n do
-  pcall(wake, KEYS[i], KEYS[n + i], KEYS[2 * n + i]) -- whatever the queue is, the lease was released
+  local worked, life = pcall(wake, KEYS[i], KEYS[n + i], KEYS[2 * n + i]) -- whatever the queue is, the lease was released
+  if worked then
+    longest = math.max(longest, life)
+  end
 end
-return reply
+return reply and longest > 0 and longest or reply

@@ -1,5 +1,5 @@
 -- pass.lua gives up what a token may have: leases and a place in the queue. What becomes free is handed over. It
--- returns how many leases were deleted.
+-- returns {how many leases were deleted, what wake.lua returns}.
 --
 -- KEYS: n leases, then their queues, then their counters
 -- ARGV[1] the token; all tokens are of one length, so a prefix tells whose a lease is
@@ -14,7 +14,8 @@ for i = 1, n do
     deleted = deleted + redis.call('DEL', KEYS[i])
   end
 end
+local longest = 0
 for i = 1, n do
-  wake(KEYS[i], KEYS[n + i], KEYS[2 * n + i])
+  longest = math.max(longest, wake(KEYS[i], KEYS[n + i], KEYS[2 * n + i]))
 end
-return deleted
+return {deleted, longest}

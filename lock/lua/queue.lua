@@ -11,7 +11,7 @@
 --   the beginning of what follows the token in the lease, for people who look: the
 --     time when it was made, in milliseconds, and a brace are missing
 local claim = 2000 -- how long a lease that is handed over lives at the most until its first renewal, milliseconds
-local life = 60000 -- how long the queue outlives the last sign of its waiters
+local queueLife = 60000 -- how long the queue outlives the last sign of its waiters
 
 -- clock returns the server's time in microseconds.
 local function clock()
@@ -35,46 +35,44 @@ end
 
 -- hand gives the lease to the first in the queue whose process is there, with a
 -- short life until he renews it, and tells him "y", his token, the time, a blank,
--- the fencing token, a blank, and the key of the lease. The one behind him is told
--- "s" and his token: he is to call wake when that life is over; he is told before,
--- since servers send what they were told to send last first. Who is gone is taken
--- out. Without anybody the lease is deleted. It returns 1 if it may not publish,
--- else 0. The lease must be free, or be to be given on; entry was taken off the
--- queue.
+-- the fencing token, a blank, and the key of the lease. Who is gone is taken out.
+-- Without anybody the lease is deleted. It returns that life in milliseconds: who
+-- asked is to call wake when it is over, since he who got the lease may be stopped.
+-- It returns 0 if nobody is there, -1 if it may not publish. The lease must be free,
+-- or be to be given on; entry was taken off the queue.
 local function hand(lease, queue, counter, entry)
   local now = clock()
   local fence = draw(counter, now)
   local ms = math.floor(now / 1000)
   local patience = 100 -- entries of who is gone, so that no call takes long
   while entry and patience > 0 do
-    local token, process = string.sub(entry, 1, 23), string.sub(entry, 24, 40)
     local ttl, about = string.match(entry, '^(%d+)(.*)$', 41)
     if ttl then
-      redis.call('SET', lease, token .. about .. string.format('%.0f}', ms), 'PXAT', string.format('%.0f', ms + math.min(tonumber(ttl), claim)))
-      local other = redis.call('LINDEX', queue, 0)
-      while other and patience > 0 and tell(lease, string.sub(other, 24, 40), 's' .. string.sub(other, 1, 23)) == 0 do
-        redis.call('LPOP', queue)
-        other = redis.call('LINDEX', queue, 0)
-        patience = patience - 1
-      end
-      local n = tell(lease, process, 'y' .. token .. string.format('%.0f %.0f ', now, fence) .. lease)
+      local token, life = string.sub(entry, 1, 23), math.min(tonumber(ttl), claim)
+      redis.call('SET', lease, token .. about .. string.format('%.0f}', ms), 'PXAT', string.format('%.0f', ms + life))
+      local n = tell(lease, string.sub(entry, 24, 40), 'y' .. token .. string.format('%.0f %.0f ', now, fence) .. lease)
       if not n then
         redis.call('LPUSH', queue, entry)
-        redis.call('PEXPIRE', queue, life)
+        redis.call('PEXPIRE', queue, queueLife)
         redis.call('DEL', lease)
-        return 1
+        return -1
       elseif n > 0 then
-        return 0
+        return life
       end
     end
     entry = redis.call('LPOP', queue)
     patience = patience - 1
   end
+  if entry then
+    redis.call('LPUSH', queue, entry)
+    redis.call('PEXPIRE', queue, queueLife)
+  end
   redis.call('DEL', lease)
   return 0
 end
 
--- wake hands the lock over if nobody has it. Anybody may call it at any time.
+-- wake hands the lock over if nobody has it, and returns what hand does. Anybody
+-- may call it at any time.
 local function wake(lease, queue, counter)
   if redis.call('EXISTS', lease) == 1 then
     return 0
@@ -91,6 +89,6 @@ local function join(queue, entry)
     redis.call('RPUSH', queue, entry)
     missing = 1
   end
-  redis.call('PEXPIRE', queue, life)
+  redis.call('PEXPIRE', queue, queueLife)
   return missing
 end

@@ -1,6 +1,7 @@
 -- release.lua releases a lease as redislock's script does, which is the function
 -- base behind it, and hands over what is free then and waited for. It returns
--- what that returns.
+-- what that returns; or, if it handed a lock over, how long that lease lives until
+-- it is renewed, in milliseconds.
 --
 -- KEYS: n leases, then their queues, then their counters
 -- ARGV[1] redislock's

@@ -13,5 +13,5 @@ for i = 1, #ARGV do
     missing = missing + join(KEYS[2], ARGV[i])
   end
 end
-local refused = wake(KEYS[1], KEYS[2], KEYS[3])
+local refused = wake(KEYS[1], KEYS[2], KEYS[3]) == -1 and 1 or 0
 return {missing, redis.call('PTTL', KEYS[1]), refused, now}

@@ -1,8 +1,11 @@
--- wake.lua hands over what is free and waited for. It follows every release.
+-- wake.lua hands over what is free and waited for. It follows every release. It
+-- returns how long a lease lives that was handed over, until it is renewed, in
+-- milliseconds; 0 if none was.
 --
 -- KEYS: n leases, then their queues, then their counters
 local n = #KEYS / 3
+local longest = 0
 for i = 1, n do
-  wake(KEYS[i], KEYS[n + i], KEYS[2 * n + i])
+  longest = math.max(longest, wake(KEYS[i], KEYS[n + i], KEYS[2 * n + i]))
 end
-return 0
+return longest
