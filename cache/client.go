@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -10,21 +11,22 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/redisha/redisha/internal/coalesce"
 	"github.com/redisha/redisha/internal/conn"
 )
 
 // A Client is the cache role: what all views of one cache share. It is safe for
 // concurrent use.
 type Client struct {
-	rdb    *conn.Client
-	reads  redis.UniversalClient // rdb, or the replicas
-	recent *recent               // nil where reads go to the primary anyway
-	cfg    Config
-	root   string // what all keys begin with
-	log    *slog.Logger
-	stats  counters
+	rdb     *conn.Client
+	primary *coalesce.Reader // reads from it
+	reads   *coalesce.Reader // primary, or one that reads from the replicas
+	recent  *recent          // nil where reads go to the primary anyway
+	cfg     Config
+	root    string // what all keys begin with
+	log     *slog.Logger
+	stats   counters
 
-	budget    budget        // of reads; unused if Config.ReadTimeout is negative
 	fallbacks chan struct{} // a place for each load past Redis
 	running   group         // flights and loads
 	ctx       context.Context
@@ -50,11 +52,13 @@ func New(rdb redis.UniversalClient, cfg Config) (*Client, error) {
 		cfg:       cfg,
 		root:      cfg.root(),
 		log:       cmp.Or(cfg.Logger, c.Logger()),
-		budget:    budget{limit: cfg.ReadTimeout},
 		fallbacks: make(chan struct{}, cfg.MaxFallbacks),
 		running:   group{idle: make(chan struct{})},
 	}
-	if client.reads = c.Reader(); client.reads != redis.UniversalClient(c) {
+	client.primary = coalesce.New(c, coalesce.Config{Timeout: cfg.ReadTimeout})
+	client.reads = client.primary
+	if c.Reader() != redis.UniversalClient(c) {
+		client.reads = coalesce.New(c, coalesce.Config{Timeout: cfg.ReadTimeout, Replicas: true})
 		client.recent = newRecent()
 	}
 	client.ctx, client.stop = context.WithCancelCause(context.Background())
@@ -74,20 +78,26 @@ func (c *Client) Check(ctx context.Context) error {
 }
 
 // Close ends the loads that run: their callers get [ErrClosed]. It waits for
-// them to return for at most Config.CloseTimeout, and returns an error if some
-// have not. It does not close the go-redis client. Calling it again is safe.
+// them to return, and for the reads under way, for at most Config.CloseTimeout,
+// and returns an error if some have not. It does not close the go-redis client.
+// Calling it again is safe.
 func (c *Client) Close() error {
 	idle := c.running.close()
 	c.stop(ErrClosed)
-	c.budget.stop()
-	timeout := time.NewTimer(c.cfg.CloseTimeout)
-	defer timeout.Stop()
+	ctx, cancel := context.WithTimeout(context.Background(), c.cfg.CloseTimeout)
+	defer cancel()
+	var err error
 	select {
 	case <-idle:
-		return nil
-	case <-timeout.C:
-		return fmt.Errorf("cache: close: loads still run after %s (Config.CloseTimeout): do they heed their context?", c.cfg.CloseTimeout)
+	case <-ctx.Done():
+		err = fmt.Errorf("cache: close: loads still run after %s (Config.CloseTimeout): do they heed their context?", c.cfg.CloseTimeout)
 	}
+	for _, r := range []*coalesce.Reader{c.reads, c.primary} { // twice the same is safe
+		if unread := r.Close(ctx); unread != nil && err == nil {
+			err = fmt.Errorf("cache: close: after %s (Config.CloseTimeout): %w", c.cfg.CloseTimeout, unread)
+		}
+	}
+	return err
 }
 
 // ready says why a call cannot even begin.
@@ -104,37 +114,24 @@ func (c *Client) ready(ctx context.Context, op string) error {
 	return nil
 }
 
-// read reads key within Config.ReadTimeout of start; nil and no error if it is
-// not there.
-func (c *Client) read(ctx context.Context, key string, start time.Time) ([]byte, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	if c.cfg.ReadTimeout > 0 {
-		ctx = c.budget.context(ctx, start)
-	}
+// read reads key within Config.ReadTimeout. The caller releases the value, whose
+// bytes are nil if it is not there.
+func (c *Client) read(ctx context.Context, key string) (coalesce.Value, error) {
 	if c.recent == nil || c.recent.has(key) {
-		return get(ctx, c.rdb, key)
+		return c.primary.Get(ctx, key)
 	}
-	return get(ctx, c.reads, key)
+	return c.reads.Get(ctx, key)
 }
 
-// poll is read for a flight, of which there are few: it also ends with ctx.
+// poll is read for a flight: from the primary, and what it returns is the
+// flight's to keep.
 func (c *Client) poll(ctx context.Context, key string) ([]byte, error) {
-	ctx, cancel := c.withReadTimeout(ctx)
-	defer cancel()
-	return get(ctx, c.rdb, key)
-}
-
-func get(ctx context.Context, rdb redis.UniversalClient, key string) ([]byte, error) {
-	b, err := rdb.Get(ctx, key).Bytes()
-	if err == redis.Nil { //nolint:errorlint // go-redis returns it bare, and this is the hot path
-		return nil, nil
+	v, err := c.primary.Get(ctx, key)
+	defer v.Release()
+	if v.Shared() {
+		return bytes.Clone(v.Bytes()), err
 	}
-	if err == nil && b == nil {
-		b = []byte{} // there, and empty
-	}
-	return b, err
+	return v.Bytes(), err
 }
 
 func (c *Client) withReadTimeout(ctx context.Context) (context.Context, context.CancelFunc) {

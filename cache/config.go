@@ -21,8 +21,8 @@ type Config struct {
 	Name string
 
 	// ReadTimeout bounds each read by Get and Fetch, and the scripts by which
-	// Fetch takes a load lease: waiting for a connection, dialling and the reply
-	// together. When it is over, Fetch goes to the loader and Get returns an
+	// Fetch takes a load lease: waiting for other reads or a connection, dialling
+	// and the reply together. When it is over, Fetch goes to the loader and Get returns an
 	// error. Defaults to 250ms; negative: only the caller's context and the
 	// client's own timeouts count. On a client that redisha did not make, it
 	// needs redis.Options.ContextTimeoutEnabled to bound the reply.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -97,9 +99,14 @@ func TestAClientThatIsClosedDuringTheReadStartsNoFlight(t *testing.T) {
 	s, rdb := newServer(t)
 	c := newClient(t, rdb, Config{})
 	v := NewView[string, string](c, "v", ViewConfig{})
+	var closing sync.WaitGroup
+	defer closing.Wait()
 	s.SetPreHook(func(_ *server.Peer, cmd string, _ ...string) bool {
 		if strings.EqualFold(cmd, "get") {
-			_ = c.Close()
+			closing.Go(func() { _ = c.Close() }) // which waits for the read
+			for !c.running.closed() {
+				runtime.Gosched()
+			}
 		}
 		return false
 	})

@@ -26,6 +26,13 @@
 // Nothing that is wrong is returned: bytes that are unknown, cut off, too long
 // or do not decode are a miss and are counted in [Stats].
 //
+// # How it reads
+//
+// While few reads are under way, each is a GET of its own. Beyond that, those of
+// all views wait for each other and travel together: one MGET for hundreds of
+// callers, on a Cluster a pipeline per node, so that throughput grows with the
+// number of callers. What is no string counts as missing.
+//
 // # What is stored
 //
 // One string per key, <namespace>:cache:<view>:<key>, always with a TTL: the

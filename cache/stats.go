@@ -19,6 +19,12 @@ type Stats struct {
 	// off, too long, corrupt, or not of the view's type.
 	DecodeErrors uint64
 
+	// Reads of about the same time travel in one batch where all lanes to the
+	// server are taken: Batches counts the batches, and BatchKeys the keys in
+	// them, each of which served one read or several. Other reads went alone.
+	Batches   uint64
+	BatchKeys uint64
+
 	Sets    uint64 // values stored by Set
 	Deletes uint64 // keys deleted by Delete, whether they existed or not
 
@@ -64,6 +70,12 @@ type counters struct {
 // Stats returns what the client did.
 func (c *Client) Stats() Stats {
 	n := &c.stats
+	batched := c.primary.Stats()
+	if c.reads != c.primary {
+		replicas := c.reads.Stats()
+		batched.Batches += replicas.Batches
+		batched.Keys += replicas.Keys
+	}
 	return Stats{
 		Conn:             c.rdb.Stats(),
 		Hits:             n.hits.Load(),
@@ -71,6 +83,8 @@ func (c *Client) Stats() Stats {
 		Misses:           n.misses.Load(),
 		Errors:           n.errors.Load(),
 		DecodeErrors:     n.decodeErrors.Load(),
+		Batches:          batched.Batches,
+		BatchKeys:        batched.Keys,
 		Sets:             n.sets.Load(),
 		Deletes:          n.deletes.Load(),
 		Loads:            n.loads.Load(),

@@ -95,7 +95,8 @@ func (v *View[K, V]) unpack(stored []byte) found {
 }
 
 // decode says what stored is, and sets value if it is a hit; else value is zero.
-// The codec is v's, or one that may keep what it decodes.
+// The codec is v's, or one that may keep what it decodes. Nothing of the result
+// but the body is a view of stored.
 func (v *View[K, V]) decode(ctx context.Context, redisKey string, stored []byte, value *V, codec Codec) found {
 	f := v.interpret(stored)
 	if f.state == hit {
@@ -118,11 +119,17 @@ func (v *View[K, V]) decode(ctx context.Context, redisKey string, stored []byte,
 // read asks Redis for a key, and counts.
 func (v *View[K, V]) read(ctx context.Context, redisKey string, value *V) found {
 	start := time.Now()
-	stored, err := v.c.read(ctx, redisKey, start)
+	stored, err := v.c.read(ctx, redisKey)
 	if err != nil {
 		return found{state: unread, err: v.c.unread(ctx, err, time.Since(start))}
 	}
-	f := v.decode(ctx, redisKey, stored, value, v.reading)
+	codec := v.cfg.Codec
+	if !stored.Shared() {
+		codec = v.taking
+	}
+	f := v.decode(ctx, redisKey, stored.Bytes(), value, codec)
+	f.body = nil
+	stored.Release()
 	n := &v.c.stats
 	n.getTime.Observe(time.Since(start))
 	switch f.state {

@@ -20,7 +20,7 @@ type View[K Key, V any] struct {
 	err      error  // what is wrong with the definition
 	prefix   string // of all keys: <namespace>:cache:<name>[.<version>]:
 	cfg      ViewConfig
-	reading  Codec // decodes replies, which no other caller has
+	taking   Codec // cfg.Codec, or one that keeps what it decodes
 	compress *compress.Codec
 	flights  *table[K, V]
 	timedOut error // the cause of a load's end at its timeout
@@ -61,9 +61,9 @@ func (v *View[K, V]) define(name string) error {
 		v.prefix = v.c.root + name + "." + v.cfg.Version + ":"
 	}
 	v.timedOut = fmt.Errorf("the load took longer than %s (ViewConfig.LoadTimeout): %w", v.cfg.LoadTimeout, context.DeadlineExceeded)
-	v.reading = v.cfg.Codec
+	v.taking = v.cfg.Codec
 	if v.cfg.Codec == Raw && v.c.rdb.Own() { // a foreign client may cache its replies
-		v.reading = takingCodec{}
+		v.taking = takingCodec{}
 	}
 	var err error
 	v.compress, err = compress.New(compress.Config{MinSize: v.cfg.MinCompressBytes, MaxSize: v.cfg.MaxValueBytes})
