@@ -110,6 +110,8 @@
 //	redisha_cache_reads_total                counter    outcome, role
 //	redisha_cache_errors_total               counter    role
 //	redisha_cache_decode_errors_total        counter    role
+//	redisha_cache_read_batches_total         counter    role
+//	redisha_cache_read_batch_keys_total      counter    role
 //	redisha_cache_sets_total                 counter    role
 //	redisha_cache_deletes_total              counter    role
 //	redisha_cache_operation_duration_seconds histogram  operation, role
