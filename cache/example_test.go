@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -94,6 +95,50 @@ func ExampleView_Set() {
 	// Output:
 	// <nil>
 	// 493 021 <nil>
+}
+
+func ExampleView_GetMany() {
+	client, _, closeAll := connect()
+	defer closeAll()
+	ctx := context.Background()
+	users := cache.NewView[int64, User](client, "user", cache.ViewConfig{})
+	_ = users.Set(ctx, 42, User{ID: 42, Name: "Ada"})
+
+	ids := []int64{42, 43}
+	for i, user := range users.GetMany(ctx, ids) {
+		switch {
+		case user.Err == nil:
+			fmt.Println(ids[i], user.Value.Name)
+		case errors.Is(user.Err, cache.ErrMiss):
+			fmt.Println(ids[i], "is not in the cache")
+		}
+	}
+	// Output:
+	// 42 Ada
+	// 43 is not in the cache
+}
+
+func ExampleView_SetMany() {
+	client, _, closeAll := connect()
+	defer closeAll()
+	ctx := context.Background()
+	users := cache.NewView[int64, User](client, "user", cache.ViewConfig{MaxValueBytes: 100})
+
+	err := users.SetMany(ctx, map[int64]User{
+		42: {ID: 42, Name: "Ada"},
+		43: {ID: 43, Name: strings.Repeat("Grace", 100)},
+	})
+	var failed *cache.KeysError[int64]
+	if errors.As(err, &failed) {
+		for id := range failed.Errs {
+			fmt.Println(id, "was not stored")
+		}
+	}
+	ada, _ := users.Get(ctx, 42)
+	fmt.Println(ada)
+	// Output:
+	// 43 was not stored
+	// {42 Ada}
 }
 
 func ExampleView_Delete() {

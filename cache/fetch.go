@@ -44,7 +44,7 @@ func (v *View[K, V]) Fetch(ctx context.Context, key K, load func(context.Context
 		return v.miss(ctx, key, redisKey, load, found{state: unasked})
 	}
 	var value V
-	f := v.read(ctx, redisKey, &value)
+	f := v.read(ctx, redisKey, &value, nil)
 	if f.state == hit {
 		return value, nil
 	}
@@ -89,7 +89,7 @@ func (v *View[K, V]) miss(ctx context.Context, key K, redisKey string, load func
 		if mine && (fl.res.err == nil || f.state != unasked) {
 			return v.take(fl, redisKey, isNew)
 		}
-		f = v.read(ctx, redisKey, &value)
+		f = v.read(ctx, redisKey, &value, nil)
 		if mine && f.state != hit {
 			return v.take(fl, redisKey, isNew) // the failure of the load, since Redis has no value either
 		}

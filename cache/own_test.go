@@ -82,4 +82,17 @@ func TestReadsGoToReplicas(t *testing.T) {
 		got, err = v.Get(t.Context(), "k")
 		return err == nil && got == "ours" && reads(primary)
 	}, time.Minute, time.Millisecond)
+
+	// Of several keys, each is read where it belongs.
+	require.NoError(t, writer.Set(t.Context(), "l", "theirs"))
+	require.Eventually(t, func() bool {
+		require.NoError(t, v.SetMany(t.Context(), map[string]string{"k": "newer", "m": "new"}))
+		for i, res := range v.GetMany(t.Context(), []string{"l", "k", "missing", "m", "k", "l"}) {
+			if want := []string{"theirs", "newer", "", "new", "newer", "theirs"}[i]; res.Value != want || (res.Err == ErrMiss) != (want == "") {
+				return false // the replica is late
+			}
+		}
+		stats := func(s *redistest.Server) string { return s.Client(t).Info(t.Context(), "commandstats").Val() }
+		return strings.Contains(stats(replica), "cmdstat_mget:") && strings.Contains(stats(primary), "cmdstat_mget:")
+	}, time.Minute, time.Millisecond)
 }

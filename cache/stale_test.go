@@ -49,6 +49,7 @@ type database struct {
 	written []atomic.Int64 // the newest whose Delete or Set has returned
 	pause   func()
 	loads   atomic.Int64
+	gets    atomic.Int64
 }
 
 func newDatabase(keys int, pause func()) *database {
@@ -89,10 +90,14 @@ func (db *database) read(ctx context.Context, v *View[int, int64], key int, fetc
 	floor := db.written[key].Load()
 	var got int64
 	var err error
-	if fetch {
+	switch {
+	case fetch:
 		got, err = v.Fetch(ctx, key, db.load)
-	} else {
+	case db.gets.Add(1)%2 == 0:
 		got, err = v.Get(ctx, key)
+	default:
+		res := v.GetMany(ctx, []int{(key + 1) % len(db.rows), key})[1]
+		got, err = res.Value, res.Err
 	}
 	switch {
 	case errors.Is(err, ErrMiss):

@@ -25,7 +25,7 @@ type Stats struct {
 	Batches   uint64
 	BatchKeys uint64
 
-	Sets    uint64 // values stored by Set
+	Sets    uint64 // values stored by Set and SetMany
 	Deletes uint64 // keys deleted by Delete, whether they existed or not
 
 	Loads      uint64                  // calls of a loader
@@ -50,8 +50,8 @@ type Stats struct {
 	BytesAfter  uint64
 	TooLarge    uint64 // values above ViewConfig.MaxValueBytes
 
-	GetTime    stats.HistogramSnapshot // reads by Get and Fetch, decoding included, loads not
-	SetTime    stats.HistogramSnapshot // Sets, encoding included
+	GetTime    stats.HistogramSnapshot // calls of Get, GetMany and Fetch, decoding included, loads not
+	SetTime    stats.HistogramSnapshot // calls of Set and SetMany, encoding included
 	DeleteTime stats.HistogramSnapshot // Deletes
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/redisha/redisha/compress"
+	"github.com/redisha/redisha/internal/coalesce"
 )
 
 // A state is what a key holds, as far as a view can use it.
@@ -116,22 +117,31 @@ func (v *View[K, V]) decode(ctx context.Context, redisKey string, stored []byte,
 	return f
 }
 
-// read asks Redis for a key, and counts.
-func (v *View[K, V]) read(ctx context.Context, redisKey string, value *V) found {
+// read asks Redis for a key, and counts. See judge for the codec.
+func (v *View[K, V]) read(ctx context.Context, redisKey string, value *V, codec Codec) found {
 	start := time.Now()
 	stored, err := v.c.read(ctx, redisKey)
 	if err != nil {
 		return found{state: unread, err: v.c.unread(ctx, err, time.Since(start))}
 	}
-	codec := v.cfg.Codec
-	if !stored.Shared() {
-		codec = v.taking
+	f := v.judge(ctx, redisKey, stored, value, codec)
+	v.c.stats.getTime.Observe(time.Since(start))
+	return f
+}
+
+// judge decodes what was read, releases it, and counts. If codec is nil it is
+// the view's, or one that copies no more than it must.
+func (v *View[K, V]) judge(ctx context.Context, redisKey string, stored coalesce.Value, value *V, codec Codec) found {
+	if codec == nil {
+		codec = v.cfg.Codec
+		if !stored.Shared() {
+			codec = v.taking
+		}
 	}
 	f := v.decode(ctx, redisKey, stored.Bytes(), value, codec)
 	f.body = nil
 	stored.Release()
 	n := &v.c.stats
-	n.getTime.Observe(time.Since(start))
 	switch f.state {
 	case hit:
 		n.hits.Inc()

@@ -7,8 +7,6 @@ import (
 	"reflect"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/redisha/redisha/compress"
 	"github.com/redisha/redisha/internal/conn"
 )
@@ -80,15 +78,23 @@ func (v *View[K, V]) Get(ctx context.Context, key K) (V, error) {
 	}
 	redisKey := joinKey(v.prefix, key)
 	var value V
-	switch f := v.read(ctx, redisKey, &value); f.state {
-	case hit:
-		return value, nil
-	case absent:
-		return zero, ErrNotFound
-	case unread:
-		return zero, v.failed("get", redisKey, f.err)
+	if err := v.verdict("get", redisKey, v.read(ctx, redisKey, &value, nil)); err != nil {
+		return zero, err
 	}
-	return zero, ErrMiss
+	return value, nil
+}
+
+// verdict is what a read that found f returns.
+func (v *View[K, V]) verdict(op, redisKey string, f found) error {
+	switch f.state {
+	case hit:
+		return nil
+	case absent:
+		return ErrNotFound
+	case unread:
+		return v.failed(op, redisKey, f.err)
+	}
+	return ErrMiss
 }
 
 // Set stores value under key, for ViewConfig.TTL unless an option says
@@ -101,14 +107,9 @@ func (v *View[K, V]) Set(ctx context.Context, key K, value V, opts ...SetOption)
 	}
 	start := time.Now()
 	redisKey := joinKey(v.prefix, key)
-	ttl := v.cfg.TTL
-	for _, opt := range opts {
-		if opt.hasTTL {
-			ttl = opt.ttl
-		}
-	}
-	if ttl < time.Millisecond {
-		return v.failed("set", redisKey, fmt.Errorf("TTL is %s, want at least 1ms", ttl))
+	ttl, err := v.ttl(opts)
+	if err != nil {
+		return v.failed("set", redisKey, err)
 	}
 	_, stored, err := v.encode(&value, 0)
 	if err != nil {
@@ -127,72 +128,18 @@ func (v *View[K, V]) Set(ctx context.Context, key K, value V, opts ...SetOption)
 	return nil
 }
 
-// maxPipeline is how many keys Delete sends at once.
-const maxPipeline = 1000
-
-// Delete removes keys from the cache. If it returns nil, no Get or Fetch that
-// starts from then on returns what was loaded before, in any process. If not,
-// old values may still be there: try again. On a Cluster the keys go to their
-// nodes at once, and one that fails keeps the others from nothing.
-func (v *View[K, V]) Delete(ctx context.Context, keys ...K) error {
-	if err := v.ready(ctx, "delete"); err != nil || len(keys) == 0 {
-		return err
-	}
-	start := time.Now()
-	var failures deleteFailures
-	for rest := keys; len(rest) > 0; {
-		part := rest[:min(len(rest), maxPipeline)]
-		rest = rest[len(part):]
-		v.unlink(ctx, part, &failures)
-	}
-	for _, key := range keys {
-		v.flights.forget(key)
-	}
-	v.c.stats.deleteTime.Observe(time.Since(start))
-	v.c.stats.deletes.Add(uint64(len(keys) - failures.n))
-	switch {
-	case failures.n == 0:
-		return nil
-	case len(keys) == 1:
-		return v.failed("delete", failures.key, failures.err)
-	}
-	return fmt.Errorf("cache: delete: %d of %d keys, first %q: %w", failures.n, len(keys), v.c.subject(failures.key), failures.err)
-}
-
-// deleteFailures counts what could not be deleted, and keeps the first.
-type deleteFailures struct {
-	n   int
-	key string
-	err error
-}
-
-// unlink sends an UNLINK for each key: together they would have to be in one
-// slot of a Cluster.
-func (v *View[K, V]) unlink(ctx context.Context, keys []K, failures *deleteFailures) {
-	redisKeys, cmds := make([]string, len(keys)), make([]*redis.IntCmd, len(keys))
-	for i, key := range keys {
-		redisKeys[i] = joinKey(v.prefix, key)
-		v.c.wrote(redisKeys[i])
-		defer v.c.wrote(redisKeys[i])
-	}
-	if len(keys) == 1 {
-		cmds[0] = v.c.rdb.Unlink(ctx, redisKeys[0])
-	} else {
-		pipe := v.c.rdb.Pipeline()
-		for i, key := range redisKeys {
-			cmds[i] = pipe.Unlink(ctx, key)
-		}
-		conn.Exec(ctx, pipe)
-	}
-	for i, cmd := range cmds {
-		if err := cmd.Err(); err != nil {
-			if failures.n == 0 {
-				failures.key, failures.err = redisKeys[i], whoseEnd(ctx, err)
-			}
-			failures.n++
-			v.c.countError(ctx)
+// ttl is how long a call with these options stores its value.
+func (v *View[K, V]) ttl(opts []SetOption) (time.Duration, error) {
+	ttl := v.cfg.TTL
+	for _, opt := range opts {
+		if opt.hasTTL {
+			ttl = opt.ttl
 		}
 	}
+	if ttl < time.Millisecond {
+		return 0, fmt.Errorf("TTL is %s, want at least 1ms", ttl)
+	}
+	return ttl, nil
 }
 
 // whoseEnd returns why the caller's context was over, which surfaces as an i/o

@@ -1,0 +1,252 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/internal/coalesce"
+	"github.com/redisha/redisha/internal/conn"
+)
+
+// A Result is what [View.GetMany] has for one of its keys.
+type Result[V any] struct {
+	Value V     // zero unless Err is nil
+	Err   error // as Get returns it: nil, ErrMiss, ErrNotFound, or why Redis could not be asked
+}
+
+// GetMany is Get for several keys. It returns a result for each, in the order of
+// keys; equal ones have a value each. On a Cluster all nodes are asked at once,
+// and one that fails keeps the others from nothing. Config.ReadTimeout bounds all
+// of it. The caller owns the values.
+func (v *View[K, V]) GetMany(ctx context.Context, keys []K) []Result[V] {
+	results := make([]Result[V], len(keys))
+	if err := v.ready(ctx, "get"); err != nil {
+		for i := range results {
+			results[i].Err = err
+		}
+		return results
+	}
+	if len(keys) == 0 {
+		return results
+	}
+	start := time.Now()
+	redisKeys := make([]string, len(keys))
+	for i, key := range keys {
+		redisKeys[i] = joinKey(v.prefix, key)
+	}
+	reads := v.c.readMany(ctx, redisKeys)
+	took := time.Since(start)
+	answered := false
+	for i, redisKey := range redisKeys {
+		if err := reads[i].Err; err != nil {
+			results[i].Err = v.failed("get", redisKey, v.c.unread(ctx, err, took))
+			continue
+		}
+		answered = true
+		f := v.judge(ctx, redisKey, reads[i].Value, &results[i].Value, nil)
+		results[i].Err = v.verdict("get", redisKey, f)
+	}
+	if answered {
+		v.c.stats.getTime.Observe(time.Since(start))
+	}
+	return results
+}
+
+// readMany is read for several keys. What this process has just written is read
+// from the primary while the rest is read from replicas.
+func (c *Client) readMany(ctx context.Context, keys []string) []coalesce.Result {
+	if c.recent == nil {
+		return c.primary.GetMany(ctx, keys)
+	}
+	written := make([]bool, len(keys))
+	var own, others []string
+	for i, key := range keys {
+		if written[i] = c.recent.has(key); written[i] {
+			own = append(own, key)
+		} else {
+			others = append(others, key)
+		}
+	}
+	if len(own) == 0 {
+		return c.reads.GetMany(ctx, keys)
+	}
+	done := make(chan []coalesce.Result, 1)
+	go func() { done <- c.primary.GetMany(ctx, own) }()
+	fromReplicas := c.reads.GetMany(ctx, others)
+	fromPrimary := <-done
+	results := make([]coalesce.Result, len(keys))
+	for i := range keys {
+		from := &fromReplicas
+		if written[i] {
+			from = &fromPrimary
+		}
+		results[i] = (*from)[0]
+		*from = (*from)[1:]
+	}
+	return results
+}
+
+// Bounds of what SetMany and Delete send at once.
+const (
+	maxPipeline      = 1000
+	maxPipelineBytes = 1 << 20 // of values; one more may exceed it
+)
+
+// SetMany is Set for several keys, with the same options. It stores what it can:
+// for the others the error is a [*KeysError]. On a Cluster all nodes are written
+// to at once. The keys are not stored as one: others may see some of them before.
+func (v *View[K, V]) SetMany(ctx context.Context, values map[K]V, opts ...SetOption) error {
+	if err := v.ready(ctx, "set"); err != nil || len(values) == 0 {
+		return err
+	}
+	start := time.Now()
+	ttl, err := v.ttl(opts)
+	if err != nil {
+		return fmt.Errorf("cache: set: %w", err)
+	}
+	failures := &KeysError[K]{op: "set", of: len(values)}
+	var due []write[K]
+	size := 0
+	for key, value := range values {
+		redisKey := joinKey(v.prefix, key)
+		_, stored, err := v.encode(&value, 0)
+		if err != nil {
+			failures.add(key, v.c.subject(redisKey), err)
+			continue
+		}
+		due = append(due, write[K]{key, redisKey, stored})
+		if size += len(stored); len(due) == maxPipeline || size >= maxPipelineBytes {
+			v.send(ctx, due, ttl, failures)
+			due, size = due[:0], 0
+		}
+	}
+	v.send(ctx, due, ttl, failures)
+	v.c.stats.setTime.Observe(time.Since(start))
+	v.c.stats.sets.Add(uint64(len(values) - failures.n))
+	return failures.orNil()
+}
+
+// A write is a value that is to be stored.
+type write[K Key] struct {
+	key      K
+	redisKey string
+	stored   []byte
+}
+
+func (v *View[K, V]) send(ctx context.Context, due []write[K], ttl time.Duration, failures *KeysError[K]) {
+	if len(due) == 0 {
+		return
+	}
+	pipe := v.c.rdb.Pipeline()
+	cmds := make([]*redis.StatusCmd, len(due))
+	for i, w := range due {
+		v.c.wrote(w.redisKey)
+		cmds[i] = pipe.Set(ctx, w.redisKey, w.stored, time.Duration(jitter(ttl))*time.Millisecond)
+	}
+	conn.Exec(ctx, pipe)
+	for i, w := range due {
+		v.c.wrote(w.redisKey)
+		v.flights.forget(w.key)
+		if err := cmds[i].Err(); err != nil {
+			v.c.countError(ctx)
+			failures.add(w.key, v.c.subject(w.redisKey), whoseEnd(ctx, err))
+		}
+	}
+}
+
+// Delete removes keys from the cache. If it returns nil, no Get or Fetch that
+// starts from then on returns what was loaded before, in any process. If not, old
+// values may still be there under the keys that the error, a [*KeysError], names:
+// try them again. On a Cluster the keys go to their nodes at once, and one that
+// fails keeps the others from nothing.
+func (v *View[K, V]) Delete(ctx context.Context, keys ...K) error {
+	if err := v.ready(ctx, "delete"); err != nil || len(keys) == 0 {
+		return err
+	}
+	start := time.Now()
+	failures := &KeysError[K]{op: "delete", of: len(keys)}
+	for rest := keys; len(rest) > 0; {
+		part := rest[:min(len(rest), maxPipeline)]
+		rest = rest[len(part):]
+		v.unlink(ctx, part, failures)
+	}
+	for _, key := range keys {
+		v.flights.forget(key)
+	}
+	v.c.stats.deleteTime.Observe(time.Since(start))
+	v.c.stats.deletes.Add(uint64(len(keys) - failures.n))
+	return failures.orNil()
+}
+
+// unlink sends an UNLINK for each key: together they would have to be in one
+// slot of a Cluster.
+func (v *View[K, V]) unlink(ctx context.Context, keys []K, failures *KeysError[K]) {
+	redisKeys, cmds := make([]string, len(keys)), make([]*redis.IntCmd, len(keys))
+	for i, key := range keys {
+		redisKeys[i] = joinKey(v.prefix, key)
+		v.c.wrote(redisKeys[i])
+		defer v.c.wrote(redisKeys[i])
+	}
+	if len(keys) == 1 {
+		cmds[0] = v.c.rdb.Unlink(ctx, redisKeys[0])
+	} else {
+		pipe := v.c.rdb.Pipeline()
+		for i, key := range redisKeys {
+			cmds[i] = pipe.Unlink(ctx, key)
+		}
+		conn.Exec(ctx, pipe)
+	}
+	for i, cmd := range cmds {
+		if err := cmd.Err(); err != nil {
+			v.c.countError(ctx)
+			failures.add(keys[i], v.c.subject(redisKeys[i]), whoseEnd(ctx, err))
+		}
+	}
+}
+
+// A KeysError says for which keys SetMany or Delete failed. errors.Is and
+// errors.As look at the error of each.
+type KeysError[K Key] struct {
+	// Errs says why, by key. What the call was to do with its other keys is done.
+	Errs map[K]error
+
+	op       string
+	of, n    int // how many keys the call had, and how many failed
+	first    string
+	firstErr error
+}
+
+// Error names one of the keys.
+func (e *KeysError[K]) Error() string {
+	if e.of == 1 {
+		return fmt.Sprintf("cache: %s %q: %v", e.op, e.first, e.firstErr)
+	}
+	return fmt.Sprintf("cache: %s: %d of %d keys, first %q: %v", e.op, e.n, e.of, e.first, e.firstErr)
+}
+
+// Unwrap returns the errors of all keys.
+func (e *KeysError[K]) Unwrap() []error {
+	errs := make([]error, 0, len(e.Errs))
+	for _, err := range e.Errs {
+		errs = append(errs, err)
+	}
+	return errs
+}
+
+func (e *KeysError[K]) add(key K, subject string, err error) {
+	if e.n++; e.n == 1 {
+		e.Errs = make(map[K]error)
+		e.first, e.firstErr = subject, err
+	}
+	e.Errs[key] = err
+}
+
+func (e *KeysError[K]) orNil() error {
+	if e.n == 0 {
+		return nil
+	}
+	return e
+}
