@@ -190,7 +190,7 @@ func (c ViewConfig) validate(name string) error {
 	return errors.Join(errs...)
 }
 
-// A SetOption changes one call of Set.
+// A SetOption changes one call of Set, SetMany, Add or Replace.
 type SetOption struct {
 	ttl    time.Duration
 	hasTTL bool

@@ -57,6 +57,8 @@ func useAll(ctx context.Context, v *View[string, user]) map[string]error {
 	errs := make(map[string]error)
 	_, errs["get"] = v.Get(ctx, "k")
 	errs["set"] = v.Set(ctx, "k", user{})
+	_, errs["add"] = v.Add(ctx, "k", user{})
+	_, errs["replace"] = v.Replace(ctx, "k", user{})
 	errs["delete"] = v.Delete(ctx, "k")
 	_, errs["fetch"] = v.Fetch(ctx, "k", func(context.Context, string) (user, error) { return user{}, nil })
 	return errs

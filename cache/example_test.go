@@ -141,6 +141,35 @@ func ExampleView_SetMany() {
 	// {42 Ada}
 }
 
+func ExampleView_Add() {
+	client, _, closeAll := connect()
+	defer closeAll()
+	ctx := context.Background()
+	codes := cache.NewView[string, string](client, "code", cache.ViewConfig{Codec: cache.Raw})
+
+	fmt.Println(codes.Add(ctx, "ada@example.com", "493 021"))
+	fmt.Println(codes.Add(ctx, "ada@example.com", "111 222")) // the first one stays
+	fmt.Println(codes.Get(ctx, "ada@example.com"))
+	// Output:
+	// true <nil>
+	// false <nil>
+	// 493 021 <nil>
+}
+
+func ExampleView_Replace() {
+	client, _, closeAll := connect()
+	defer closeAll()
+	ctx := context.Background()
+	users := cache.NewView[int64, User](client, "user", cache.ViewConfig{})
+	_ = users.Set(ctx, 42, User{ID: 42, Name: "Ada"})
+
+	fmt.Println(users.Replace(ctx, 42, User{ID: 42, Name: "Ada Lovelace"}))
+	fmt.Println(users.Replace(ctx, 43, User{ID: 43, Name: "Grace"})) // nobody has asked for it yet
+	// Output:
+	// true <nil>
+	// false <nil>
+}
+
 func ExampleView_Delete() {
 	client, _, closeAll := connect()
 	defer closeAll()

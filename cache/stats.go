@@ -25,7 +25,7 @@ type Stats struct {
 	Batches   uint64
 	BatchKeys uint64
 
-	Sets    uint64 // values stored by Set and SetMany
+	Sets    uint64 // values stored by Set, SetMany, Add and Replace
 	Deletes uint64 // keys deleted by Delete, whether they existed or not
 
 	Loads      uint64                  // calls of a loader
@@ -51,7 +51,7 @@ type Stats struct {
 	TooLarge    uint64 // values above ViewConfig.MaxValueBytes
 
 	GetTime    stats.HistogramSnapshot // calls of Get, GetMany and Fetch, decoding included, loads not
-	SetTime    stats.HistogramSnapshot // calls of Set and SetMany, encoding included
+	SetTime    stats.HistogramSnapshot // calls of these, encoding included
 	DeleteTime stats.HistogramSnapshot // Deletes
 }
 

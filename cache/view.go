@@ -97,37 +97,6 @@ func (v *View[K, V]) verdict(op, redisKey string, f found) error {
 	return ErrMiss
 }
 
-// Set stores value under key, for ViewConfig.TTL unless an option says
-// otherwise, in place of whatever is there. It refuses a value above
-// ViewConfig.MaxValueBytes. A load of the key that runs meanwhile, in whatever
-// process, is not stored. After an error the value may be stored or not.
-func (v *View[K, V]) Set(ctx context.Context, key K, value V, opts ...SetOption) error {
-	if err := v.ready(ctx, "set"); err != nil {
-		return err
-	}
-	start := time.Now()
-	redisKey := joinKey(v.prefix, key)
-	ttl, err := v.ttl(opts)
-	if err != nil {
-		return v.failed("set", redisKey, err)
-	}
-	_, stored, err := v.encode(&value, 0)
-	if err != nil {
-		return v.failed("set", redisKey, err)
-	}
-	v.c.wrote(redisKey)
-	defer v.c.wrote(redisKey)
-	err = v.c.rdb.Set(ctx, redisKey, stored, time.Duration(jitter(ttl))*time.Millisecond).Err()
-	v.flights.forget(key)
-	v.c.stats.setTime.Observe(time.Since(start))
-	if err != nil {
-		v.c.countError(ctx)
-		return v.failed("set", redisKey, whoseEnd(ctx, err))
-	}
-	v.c.stats.sets.Inc()
-	return nil
-}
-
 // ttl is how long a call with these options stores its value.
 func (v *View[K, V]) ttl(opts []SetOption) (time.Duration, error) {
 	ttl := v.cfg.TTL

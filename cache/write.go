@@ -1,0 +1,87 @@
+package cache
+
+import (
+	"context"
+	_ "embed"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Set stores value under key, for ViewConfig.TTL unless an option says
+// otherwise, in place of whatever is there. It refuses a value above
+// ViewConfig.MaxValueBytes. A load of the key that runs meanwhile, in whatever
+// process, is not stored. After an error the value may be stored or not.
+func (v *View[K, V]) Set(ctx context.Context, key K, value V, opts ...SetOption) error {
+	_, err := v.store(ctx, "set", key, value, opts, func(redisKey string, stored []byte, ms int64) (bool, error) {
+		return true, v.c.rdb.Set(ctx, redisKey, stored, time.Duration(ms)*time.Millisecond).Err()
+	})
+	return err
+}
+
+// Add is Set for a key that has no value, and reports whether it stored this
+// one. Of several that Add one key at the same time, one does. An absence is no
+// value, nor is a load under way, whose value is not stored then.
+//
+// After an error the value may be stored or not, so that an Add which is tried
+// again may report false though the value is its own. Redis does not look
+// into a value that has a header: one that Get cannot decode is one.
+func (v *View[K, V]) Add(ctx context.Context, key K, value V, opts ...SetOption) (added bool, err error) {
+	return v.writeIf(ctx, "add", 0, key, value, opts)
+}
+
+// Replace is Set for a key that has a value, by the rules of Add, and reports
+// whether it stored this one. It brings nothing back that was deleted, and stores
+// nothing where a load is under way.
+func (v *View[K, V]) Replace(ctx context.Context, key K, value V, opts ...SetOption) (replaced bool, err error) {
+	return v.writeIf(ctx, "replace", 1, key, value, opts)
+}
+
+var (
+	//go:embed setif.lua
+	setIfLua    string
+	setIfScript = redis.NewScript(setIfLua) // executed again, it replies otherwise
+)
+
+func (v *View[K, V]) writeIf(ctx context.Context, op string, there int, key K, value V, opts []SetOption) (bool, error) {
+	plain := 0
+	if v.cfg.Plain {
+		plain = 1
+	}
+	return v.store(ctx, op, key, value, opts, func(redisKey string, stored []byte, ms int64) (bool, error) {
+		n, err := setIfScript.Run(ctx, v.c.rdb, []string{redisKey}, stored, ms, there, plain, time.Now().UnixMilli()).Int()
+		return n == 1, err
+	})
+}
+
+// store has a value stored by send, which reports whether it is.
+func (v *View[K, V]) store(ctx context.Context, op string, key K, value V, opts []SetOption,
+	send func(redisKey string, stored []byte, ms int64) (bool, error),
+) (done bool, err error) {
+	if err := v.ready(ctx, op); err != nil {
+		return false, err
+	}
+	start := time.Now()
+	redisKey := joinKey(v.prefix, key)
+	ttl, err := v.ttl(opts)
+	if err != nil {
+		return false, v.failed(op, redisKey, err)
+	}
+	_, stored, err := v.encode(&value, 0)
+	if err != nil {
+		return false, v.failed(op, redisKey, err)
+	}
+	v.c.wrote(redisKey)
+	defer v.c.wrote(redisKey)
+	done, err = send(redisKey, stored, jitter(ttl))
+	v.flights.forget(key)
+	v.c.stats.setTime.Observe(time.Since(start))
+	if err != nil {
+		v.c.countError(ctx)
+		return false, v.failed(op, redisKey, whoseEnd(ctx, err))
+	}
+	if done {
+		v.c.stats.sets.Inc()
+	}
+	return done, nil
+}
