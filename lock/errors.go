@@ -73,7 +73,7 @@ func quote(key string) string {
 	return fmt.Sprintf("%q… (%d bytes)", key[:cut], len(key))
 }
 
-const neededCommands = "EVAL EVALSHA GET GETRANGE MGET MSET MSETNX SET PEXPIRE PTTL DEL EXISTS TIME LINDEX LLEN LPOS LPOP LPUSH RPUSH LREM PUBLISH SUBSCRIBE"
+const neededCommands = "EVAL EVALSHA GET GETRANGE MGET MSET MSETNX SET PEXPIRE PTTL DEL EXISTS TIME LLEN LPOS LPOP LPUSH RPUSH LREM PUBLISH SUBSCRIBE"
 
 // neverSent reports whether err says that a command was not sent at all. A
 // foreign client may have repeated it, and then err is of the last try alone.

@@ -43,7 +43,10 @@ func TestEachStoppedWaiterCostsTheClaim(t *testing.T) {
 		require.GreaterOrEqual(t, s.at[0], 3*claimTTL)
 		require.LessOrEqual(t, s.at[0], 3*claimTTL+50*time.Millisecond)
 		time.Sleep(claimTTL + time.Second)
-		require.Empty(t, holder.store.(single).standby.locks)
+		standby := &holder.store.(single).standby
+		standby.mu.Lock()
+		defer standby.mu.Unlock()
+		require.Empty(t, standby.locks)
 	})
 }
 
