@@ -101,6 +101,21 @@ func (c takingCodec) Decode(data []byte, v any) error {
 	return c.rawCodec.Decode(data, v)
 }
 
+// fillingCodec is Raw that decodes into the memory which is there.
+type fillingCodec struct{ rawCodec }
+
+func (c fillingCodec) Decode(data []byte, v any) error {
+	if v, ok := v.(*[]byte); ok {
+		*v = append((*v)[:0], data...)
+		return nil
+	}
+	if rv := reflect.ValueOf(v).Elem(); rv.Kind() == reflect.Slice {
+		rv.SetBytes(append(rv.Bytes()[:0], data...))
+		return nil
+	}
+	return c.rawCodec.Decode(data, v)
+}
+
 func (rawCodec) check(t reflect.Type) error {
 	if t.Kind() == reflect.String || t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Uint8 {
 		return nil

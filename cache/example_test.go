@@ -97,6 +97,24 @@ func ExampleView_Set() {
 	// 493 021 <nil>
 }
 
+func ExampleView_GetInto() {
+	client, _, closeAll := connect()
+	defer closeAll()
+	ctx := context.Background()
+	pages := cache.NewView[string, []byte](client, "page", cache.ViewConfig{Codec: cache.Raw})
+	_ = pages.Set(ctx, "/", []byte("<h1>Hello</h1>"))
+	_ = pages.Set(ctx, "/bye", []byte("<h1>Bye</h1>"))
+
+	buf := make([]byte, 0, 4096) // for both
+	for _, path := range []string{"/", "/bye"} {
+		err := pages.GetInto(ctx, path, &buf)
+		fmt.Println(string(buf), cap(buf), err)
+	}
+	// Output:
+	// <h1>Hello</h1> 4096 <nil>
+	// <h1>Bye</h1> 4096 <nil>
+}
+
 func ExampleView_GetMany() {
 	client, _, closeAll := connect()
 	defer closeAll()

@@ -50,7 +50,7 @@ type Stats struct {
 	BytesAfter  uint64
 	TooLarge    uint64 // values above ViewConfig.MaxValueBytes
 
-	GetTime    stats.HistogramSnapshot // calls of Get, GetMany and Fetch, decoding included, loads not
+	GetTime    stats.HistogramSnapshot // calls of Get, GetInto, GetMany and Fetch, decoding included, loads not
 	SetTime    stats.HistogramSnapshot // calls of these, encoding included
 	DeleteTime stats.HistogramSnapshot // Deletes
 }

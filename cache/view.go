@@ -84,6 +84,26 @@ func (v *View[K, V]) Get(ctx context.Context, key K) (V, error) {
 	return value, nil
 }
 
+// GetInto is Get into *dst, which must not be nil. With [Raw], bytes are put into
+// the memory of *dst as far as its capacity goes, so that a buffer can be used
+// again and again; what else it held is overwritten. With any other codec, *dst is
+// zero before it is decoded into. After an error its content is of no use.
+func (v *View[K, V]) GetInto(ctx context.Context, key K, dst *V) error {
+	if err := v.ready(ctx, "get"); err != nil {
+		return err
+	}
+	redisKey := joinKey(v.prefix, key)
+	if dst == nil {
+		return v.failed("get", redisKey, errors.New("nil destination: pass a pointer to a value"))
+	}
+	if v.cfg.Codec == Raw {
+		return v.verdict("get", redisKey, v.read(ctx, redisKey, dst, fillingCodec{}))
+	}
+	var zero V
+	*dst = zero
+	return v.verdict("get", redisKey, v.read(ctx, redisKey, dst, nil))
+}
+
 // verdict is what a read that found f returns.
 func (v *View[K, V]) verdict(op, redisKey string, f found) error {
 	switch f.state {

@@ -293,3 +293,68 @@ func TestACallersContextEndsItsCall(t *testing.T) {
 	require.ErrorIs(t, err, why)
 	require.EqualError(t, err, `cache: fetch "user:k": the request is over`)
 }
+
+func TestAValueIsGotIntoTheCallersMemory(t *testing.T) {
+	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		type page []byte
+		type text string
+		c := newClient(t, rdb, Config{})
+		bytes := NewView[string, []byte](c, "v", ViewConfig{Codec: Raw})
+		pages := NewView[string, page](c, "v", ViewConfig{Codec: Raw})
+		texts := NewView[string, text](c, "v", ViewConfig{Codec: Raw})
+		for _, value := range []string{"", "short", string(kilobyte), strings.Repeat("deflated ", 100)} {
+			require.NoError(t, bytes.Set(t.Context(), "k", []byte(value)))
+			memory := make([]byte, 2000)
+			buf := memory[:3]
+			require.NoError(t, bytes.GetInto(t.Context(), "k", &buf))
+			require.Equal(t, value, string(buf))
+			require.Same(t, &memory[0], &buf[:1][0])
+
+			p := page(memory[:7])
+			require.NoError(t, pages.GetInto(t.Context(), "k", &p))
+			require.Equal(t, value, string(p))
+			require.Same(t, &memory[0], &p[:1][0])
+
+			small := []byte{'x'}
+			require.NoError(t, bytes.GetInto(t.Context(), "k", &small))
+			require.Equal(t, value, string(small))
+
+			s := text("before")
+			require.NoError(t, texts.GetInto(t.Context(), "k", &s))
+			require.EqualValues(t, value, s)
+		}
+
+		users := NewView[string, user](c, "user", ViewConfig{})
+		require.NoError(t, users.Set(t.Context(), "k", user{ID: 1}))
+		dst := user{ID: 9, Name: "before", Tags: []string{"before"}}
+		require.NoError(t, users.GetInto(t.Context(), "k", &dst))
+		require.Equal(t, user{ID: 1}, dst, "nothing is left of what was there")
+
+		before := c.Stats()
+		require.Equal(t, ErrMiss, users.GetInto(t.Context(), "missing", &dst))
+		_, err := users.Fetch(t.Context(), "absent", func(context.Context, string) (user, error) { return user{}, ErrNotFound })
+		require.Equal(t, ErrNotFound, err)
+		require.Equal(t, ErrNotFound, users.GetInto(t.Context(), "absent", &dst))
+		require.NoError(t, rdb.Set(t.Context(), "redisha:cache:user:corrupt", "\xc1\x11", time.Hour).Err())
+		require.Equal(t, ErrMiss, users.GetInto(t.Context(), "corrupt", &dst))
+		require.EqualValues(t, 1, c.Stats().DecodeErrors-before.DecodeErrors)
+		require.EqualError(t, users.GetInto(t.Context(), "k", nil), `cache: get "user:k": nil destination: pass a pointer to a value`)
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.ErrorIs(t, users.GetInto(ended, "k", &dst), context.Canceled)
+		require.NoError(t, c.Close())
+		require.EqualError(t, users.GetInto(t.Context(), "k", &dst), "cache: get: redis: client is closed")
+	})
+}
+
+func TestGettingIntoABufferAllocatesNoOther(t *testing.T) {
+	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:0"})
+	t.Cleanup(func() { _ = rdb.Close() })
+	rdb.AddHook(answer{string(append(appendHeader(nil, kindValue, header{}), kilobyte...))})
+	v := NewView[int64, []byte](newClient(t, rdb, Config{}), "v", ViewConfig{Codec: Raw})
+	get := testing.AllocsPerRun(100, func() { _, _ = v.Get(t.Context(), 1234567890) })
+	buf := make([]byte, 0, 2000)
+	into := testing.AllocsPerRun(100, func() { _ = v.GetInto(t.Context(), 1234567890, &buf) })
+	require.Equal(t, string(kilobyte), string(buf))
+	require.Less(t, into, get)
+}
