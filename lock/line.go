@@ -283,12 +283,12 @@ func (w *waiter) signal(c call) {
 	w.wake <- c
 }
 
-// renew gives a request another token, if an attempt under the one it has may have
-// been sent and is given up in the background. What a quorum's attempts leave they
-// know themselves.
+// renew gives a request another token, if what an attempt may have left under the
+// one that it has is being given up: that would delete a later lease, too. What a
+// quorum's attempts leave they know themselves.
 func (w *waiter) renew(r *request, outage *outageError) {
 	if w == nil {
-		if outage.unsettled {
+		if outage.swept {
 			r.token = newToken()
 		}
 		return
@@ -297,7 +297,7 @@ func (w *waiter) renew(r *request, outage *outageError) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w.gen-- // whether its entry is in the queue is to be seen
-	if !outage.unsettled {
+	if !outage.swept {
 		return
 	}
 	delete(l.waiters, w.token)

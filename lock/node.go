@@ -38,7 +38,8 @@ func newNode(c *Client, cn *conn.Client) *node {
 // A grant is a lease that a server has given.
 type grant struct {
 	answer
-	held *redislock.Lock
+	held  *redislock.Lock
+	swept bool // what the attempt may have left is being given up: its token is used up
 }
 
 // obtain makes one attempt. With r.entry, it takes a place in the queue if the
@@ -55,13 +56,14 @@ func (s *node) obtain(ctx context.Context, r *request) (grant, error) {
 	switch {
 	case odd != nil:
 		s.sweeper.add(r, unsettled)
+		g.swept = true
 		return g, odd
 	case errors.Is(err, redislock.ErrNotObtained):
 		clock.server = g.clock.server
 		g.clock = clock
 		return g, ErrNotAcquired
 	case err != nil:
-		if !s.neverSent(err) {
+		if g.swept = !s.neverSent(err); g.swept {
 			s.sweeper.add(r, unsettled)
 		}
 		s.sees(err)
@@ -69,6 +71,7 @@ func (s *node) obtain(ctx context.Context, r *request) (grant, error) {
 	}
 	if err := s.watch.late(); err != nil {
 		s.sweeper.add(r, settled)
+		g.swept = true
 		return g, err
 	}
 	held.Client = s.locker

@@ -105,3 +105,40 @@ func TestAWaitEndsWithItsContextOrAMinuteOfAnOutage(t *testing.T) {
 		})
 	}
 }
+
+// A reply that says to come back later leaves the attempt's token used up, since what
+// it may have left is deleted, once more a second later: by then the lease may be there.
+func TestALeaseThatFollowsAnOutageIsNotSweptAway(t *testing.T) {
+	for name, outage := range outages {
+		t.Run(name, func(t *testing.T) {
+			for after := 10 * time.Millisecond; after < 1500*time.Millisecond; after += 170 * time.Millisecond {
+				synctest.Test(t, func(t *testing.T) {
+					srv := testserver.New(t)
+					holder := open(t, ownClient(t, srv), Config{TTL: time.Hour, CloseTimeout: time.Minute})
+					c := open(t, ownClient(t, srv), Config{TTL: time.Minute, CloseTimeout: time.Minute})
+					first := acquire(t, holder, "k")
+					got := make(chan *Lease, 1)
+					go func() {
+						l, err := c.Acquire(t.Context(), "k")
+						if err != nil {
+							t.Error(err)
+						}
+						got <- l
+					}()
+					time.Sleep(time.Second)
+					synctest.Wait()
+					outage.begin(srv)
+					c.line.rouse()
+					time.Sleep(after)
+					outage.end(srv)
+					require.NoError(t, first.Release(t.Context()))
+					l := <-got
+					time.Sleep(10 * time.Second)
+					require.True(t, srv.Exists(leaseK), after)
+					require.NoError(t, l.Context().Err(), after)
+					_ = l.Release(t.Context())
+				})
+			}
+		})
+	}
+}

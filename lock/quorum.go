@@ -353,9 +353,9 @@ func (q *quorum) check(ctx context.Context) error {
 // An outageError says that there is no server to ask, or no majority of them. It is
 // an error of the servers, and not of the lock.
 type outageError struct {
-	text      string
-	causes    []error
-	unsettled bool // of one server: an attempt may have been sent
+	text   string
+	causes []error
+	swept  bool // of one server: what the attempt may have left is being given up
 }
 
 func (e *outageError) Error() string   { return e.text }

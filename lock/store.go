@@ -64,8 +64,9 @@ func (s single) admit(ctx context.Context, ttl time.Duration) error {
 	return s.outage(s.node.admit(ctx), false)
 }
 
-// outage marks an error that will pass when the server is back.
-func (s single) outage(err error, sent bool) error {
+// outage marks an error that will pass when the server is back. With swept, the
+// token of the attempt is used up.
+func (s single) outage(err error, swept bool) error {
 	for _, lasting := range []error{
 		nil, ErrNotAcquired, ErrClosed, conn.ErrClosed, conn.ErrNotConfigured,
 		ErrSentinelEndpoint, ErrReplicaEndpoint, ErrFailoverManaged, ErrUnsafeEndpoint,
@@ -77,7 +78,7 @@ func (s single) outage(err error, sent bool) error {
 	if isReply(err) && !passes(err) {
 		return err
 	}
-	return &outageError{text: err.Error(), causes: []error{err}, unsettled: sent && !passes(err) && !s.neverSent(err)}
+	return &outageError{text: err.Error(), causes: []error{err}, swept: swept}
 }
 
 // passes reports whether an error reply says that the server will serve soon.
@@ -88,7 +89,7 @@ func passes(err error) bool {
 func (s single) obtain(ctx context.Context, r *request) ([]*redislock.Lock, answer, error) {
 	g, err := s.node.obtain(ctx, r)
 	if err != nil {
-		return nil, g.answer, s.outage(err, true)
+		return nil, g.answer, s.outage(err, g.swept)
 	}
 	return []*redislock.Lock{g.held}, g.answer, nil
 }
