@@ -255,3 +255,57 @@ func TestAReadingTurnsTheServersTimeIntoAnInstantThatIsNotLater(t *testing.T) {
 		require.GreaterOrEqual(t, got, at-on-(at-read-on).Abs()/40-time.Millisecond)
 	})
 }
+
+// While the lease is being released, too.
+func TestALateMessageMakesNoReleaseALoss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := testserver.New(t)
+		q, first := queueBehind(t, srv)
+		kept := intercept(srv, true)
+		require.NoError(t, first.Release(t.Context()))
+		message := kept.message(t)
+		q.client.line.mu.Lock()
+		for _, w := range q.client.line.waiters {
+			w.signal(call{})
+		}
+		q.client.line.mu.Unlock()
+		l := <-q.lease
+		srv.SetPreHook(func(_ *server.Peer, cmd string, args ...string) bool {
+			if cmd == "EVALSHA" && len(args) == 6 && strings.HasPrefix(args[5], l.token) {
+				time.Sleep(5 * time.Millisecond)
+			}
+			return false
+		})
+		done := make(chan error, 1)
+		go func() { done <- l.Release(t.Context()) }()
+		time.Sleep(time.Millisecond)
+		q.client.line.message("", message)
+		require.NoError(t, <-done)
+		time.Sleep(time.Second)
+		q.client.line.mu.Lock()
+		defer q.client.line.mu.Unlock()
+		require.Empty(t, q.client.line.held)
+	})
+}
+
+// What a lease's clocks may differ by goes by how long it lives, not by its TTL.
+func TestASuspendedMachineLosesALeaseThatWasHandedOver(t *testing.T) {
+	for _, ttl := range []time.Duration{30 * time.Second, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := testserver.New(t)
+			q, first := queueBehind(t, srv, TTL(ttl))
+			require.NoError(t, first.Release(t.Context()))
+			l := <-q.lease
+			start := q.client.clock.start
+			q.client.clock.wall = func(at time.Time) time.Time {
+				if at.Equal(start) {
+					return at.Round(0)
+				}
+				return at.Round(0).Add(margin(ttl) - 10*time.Millisecond)
+			}
+			l.checkClock()
+			require.ErrorIs(t, context.Cause(l.Context()), ErrLost)
+			_ = l.Release(t.Context())
+		})
+	}
+}

@@ -71,8 +71,9 @@ func margin(ttl time.Duration) time.Duration { return ttl/100 + 2*time.Milliseco
 func (l *Lease) start() error {
 	c := l.client
 	c.stay()
+	l.keep()
 	l.mu.Lock()
-	late := !time.Now().Before(l.deadline) || c.clock.jumped(l.skew, l.margin())
+	late := !time.Now().Before(l.deadline) || c.clock.jumped(l.skew, margin(l.life))
 	wait := time.Until(l.deadline)
 	if late {
 		wait = l.ttl // given back below, and not lost: nobody has seen it
@@ -96,7 +97,22 @@ func (l *Lease) start() error {
 		l.cancel(err)
 		c.leave()
 	}
+	l.forget()
 	return err
+}
+
+// keep lets the line know that the lease of one who has queued is held, until
+// forget: a late message then does not give it up.
+func (l *Lease) keep() {
+	if l.entry != "" {
+		l.client.line.keep(l.token)
+	}
+}
+
+func (l *Lease) forget() {
+	if l.entry != "" {
+		l.client.line.forget(l.token)
+	}
 }
 
 // Context is the parent that the lease was acquired with, and ends with the
@@ -142,6 +158,7 @@ func (l *Lease) Release(ctx context.Context) error {
 		l.discard()
 		return err
 	}
+	defer l.forget()
 	return l.giveBack(ctx, first)
 }
 
@@ -257,9 +274,9 @@ func (l *Lease) expire() {
 // checkClock loses the lease if the clock has jumped since its last renewal.
 func (l *Lease) checkClock() {
 	l.mu.Lock()
-	skew := l.skew
+	skew, most := l.skew, margin(l.life)
 	l.mu.Unlock()
-	if l.client.clock.jumped(skew, l.margin()) {
+	if l.client.clock.jumped(skew, most) {
 		l.lose(clockJump)
 	}
 }
@@ -270,6 +287,7 @@ func (l *Lease) lose(cause lossCause) {
 	if !l.leave(lost, err) {
 		return
 	}
+	l.forget()
 	l.counts.hold.Observe(time.Since(l.begun))
 	l.reportLoss(cause)
 	l.cancel(err)

@@ -55,6 +55,7 @@ type line struct {
 	channels map[string]*channel
 	places   map[string]*place  // by the queue's key
 	waiters  map[string]*waiter // by token
+	held     map[string]bool    // tokens of leases that are held, of those who have queued
 	due      dueHeap[*place]
 }
 
@@ -72,6 +73,7 @@ type place struct {
 	keys      keys
 	channel   *channel
 	waiters   []*waiter     // in their order
+	told      time.Time     // when its server has answered last
 	clock     reading       // the last one of its server's
 	refused   bool          // the scripts may not publish
 	pause     time.Duration // until the next try, while no messages come
@@ -87,7 +89,7 @@ type waiter struct {
 	line  *line
 	wake  chan call // holds one
 	call  call      // the last one
-	heard reading   // the place's clock when it came
+	heard reading   // the place's clock when the waiter woke
 
 	// Guarded by line.mu.
 	place   *place // nil before the first attempt has failed
@@ -110,6 +112,7 @@ func newLine(s *node) (*line, error) {
 		channels: make(map[string]*channel),
 		places:   make(map[string]*place),
 		waiters:  make(map[string]*waiter),
+		held:     make(map[string]bool),
 	}
 	l.chore.do = l.run
 	var err error
@@ -173,6 +176,9 @@ func (w *waiter) failed(a answer, outage bool) {
 	if w.placed {
 		p.clock = a.clock
 	}
+	if !outage {
+		p.told = now
+	}
 	if a.refused {
 		l.refuse(p)
 	}
@@ -184,6 +190,16 @@ func (w *waiter) failed(a answer, outage bool) {
 	default:
 		l.look(p, now.Add(until(a.left)))
 	}
+}
+
+// told returns when the server has answered last: a waiter, or a look.
+func (w *waiter) told() time.Time {
+	if w == nil || w.place == nil {
+		return time.Time{}
+	}
+	w.line.mu.Lock()
+	defer w.line.mu.Unlock()
+	return w.place.told
 }
 
 // place returns the place of a lock.
@@ -309,6 +325,18 @@ func (w *waiter) renew(r *request, outage *outageError) {
 	}
 }
 
+func (l *line) keep(token string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.held[token] = true
+}
+
+func (l *line) forget(token string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.held, token)
+}
+
 // leave ends the waiter. Unless it has got the lock, its place in the queue and
 // what was set aside for it are given up.
 func (w *waiter) leave(acquired bool) {
@@ -360,7 +388,7 @@ func (l *line) message(_, text string) {
 	at, rest, _ := strings.Cut(rest, " ")
 	fence, lease, _ := strings.Cut(rest, " ")
 	if w == nil {
-		if !l.node.client.renewer.holds(token) { // by a try that was faster
+		if !l.held[token] { // by a try that was faster
 			l.node.sweeper.addGrant(lease, token)
 		}
 		return
@@ -549,6 +577,9 @@ func (l *line) note(o *look, clock reading, now time.Time) {
 		err = fmt.Errorf("wait.lua returned %d numbers, want 4", len(reply))
 	}
 	current := o.gen == p.channel.gen
+	if err == nil {
+		p.told = now
+	}
 	if err == nil && current {
 		p.clock = clock
 		p.clock.server = reply[3]

@@ -22,7 +22,8 @@
 //     is unknown, the key does not stay: it is deleted, at the latest by its TTL.
 //   - Who waits for one key is served in the order of the queue: a release hands
 //     the lock over, and nobody comes in between. Who waits in a process that is
-//     gone is passed over at once, in one that is stopped after two seconds. After
+//     gone is passed over at once, unless somebody else listens to its channel
+//     (PSUBSCRIBE); each waiter of one that is stopped, after two seconds. After
 //     a holder that died without releasing, a newcomer may be first.
 //
 // # What it does not promise

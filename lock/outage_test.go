@@ -106,6 +106,41 @@ func TestAWaitEndsWithItsContextOrAMinuteOfAnOutage(t *testing.T) {
 	}
 }
 
+// However long somebody has waited, an outage does not end the wait; nor does a second.
+func TestALongWaitOutlivesOutagesToo(t *testing.T) {
+	for name, outage := range outages {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				srv := testserver.New(t)
+				holder := open(t, ownClient(t, srv), Config{TTL: time.Hour})
+				c := open(t, ownClient(t, srv), Config{TTL: 20 * time.Second})
+				first := acquire(t, holder, "k")
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					l, err := c.Acquire(t.Context(), "k")
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					_ = l.Release(t.Context())
+				}()
+				for range 3 {
+					time.Sleep(2 * time.Minute)
+					outage.begin(srv)
+					c.line.rouse()
+					time.Sleep(5 * time.Second)
+					outage.end(srv)
+				}
+				time.Sleep(5 * time.Second)
+				_ = first.Release(t.Context())
+				<-done
+				time.Sleep(time.Minute)
+			})
+		})
+	}
+}
+
 // A reply that says to come back later leaves the attempt's token used up, since what
 // it may have left is deleted, once more a second later: by then the lease may be there.
 func TestALeaseThatFollowsAnOutageIsNotSweptAway(t *testing.T) {

@@ -210,13 +210,6 @@ func (r *renewer) landed() {
 	}
 }
 
-// holds reports whether a lease with a token is held.
-func (r *renewer) holds(token string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.ContainsFunc(r.held, func(l *Lease) bool { return l.token == token })
-}
-
 // again makes the lease due at the given time, if it is held still.
 func (r *renewer) again(l *Lease, due time.Time) {
 	r.mu.Lock()

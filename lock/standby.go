@@ -3,6 +3,7 @@ package lock
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,7 +20,7 @@ type standby struct {
 	chore chore
 
 	mu    sync.Mutex
-	locks map[string]handedOver // by the first lease; of each the last hand-over
+	locks map[string]handedOver // by the first lease, or all keys of several; of each the last hand-over
 }
 
 type handedOver struct {
@@ -36,9 +37,13 @@ func (s *standby) init(n *node) {
 func (s *standby) add(keys []string, life int64) {
 	due := time.Now().Add(time.Duration(life)*time.Millisecond + 2*time.Millisecond)
 	s.mu.Lock()
-	_, there := s.locks[keys[0]]
+	name := keys[0]
+	if len(keys) > 3 { // of several locks
+		name = strings.Join(keys, "\x00")
+	}
+	_, there := s.locks[name]
 	if there || len(s.locks) < maxSwept { // else those who wait look themselves, a little later
-		s.locks[keys[0]] = handedOver{keys, due}
+		s.locks[name] = handedOver{keys, due}
 	}
 	s.mu.Unlock()
 	if !there {

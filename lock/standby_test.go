@@ -109,3 +109,49 @@ func releaseText(t *testing.T) string {
 	require.NoError(t, l.Release(t.Context()))
 	return releaseScript.whole.Load().text
 }
+
+// However many of those who wait are gone, the next one is served at once.
+func TestManyWhoAreGoneCostNoLook(t *testing.T) {
+	for _, dead := range []int{99, 150, 350} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := testserver.New(t)
+			rdb := srv.Client(t)
+			holder, next := open(t, srv.Client(t), Config{TTL: time.Hour}), open(t, srv.Client(t), Config{})
+			first := acquire(t, holder, "k")
+			for n := range dead {
+				require.NoError(t, rdb.RPush(t.Context(), queueK, entryOf(tokenOf(n), "pgone")).Err())
+			}
+			s := &served{start: time.Now()}
+			var wg sync.WaitGroup
+			s.queueUp(t, &wg, 0, next)
+			s.start = time.Now()
+			require.NoError(t, first.Release(t.Context()))
+			wg.Wait()
+			require.LessOrEqual(t, s.at[0], 15*time.Millisecond, dead)
+		})
+	}
+}
+
+// A hand-over of several locks and a later one of the first of them are looked after.
+func TestEachHandOverIsLookedAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := testserver.New(t)
+		holder := open(t, srv.Client(t), Config{TTL: time.Hour})
+		several := acquire(t, holder, "{k}a", Also("{k}b"))
+		k := several.keys
+		stopped := srv.Client(t).Subscribe(t.Context(), "redisha:lock:p:"+processOf("pstopped"))
+		defer stopped.Close()
+		_, err := stopped.Receive(t.Context())
+		require.NoError(t, err)
+		for _, queue := range k.queues {
+			_, err := srv.Push(queue, entryOf(tokenOf(1), "pstopped"))
+			require.NoError(t, err)
+		}
+		require.NoError(t, several.Release(t.Context()))
+		s := &holder.store.(single).standby
+		s.add(keysOf(k.leases[0]).all, 2000)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		require.Len(t, s.locks, 2)
+	})
+}

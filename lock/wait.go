@@ -55,6 +55,9 @@ func (c *Client) acquire(parent context.Context, r *request) (l *Lease, err erro
 		if taken {
 			met, p.told = true, time.Now()
 		}
+		if told := w.told(); told.After(p.told) {
+			p.told = told
+		}
 		if outage := p.outlives(err); taken || outage != nil {
 			if !taken {
 				last, a.left = err, -1

@@ -66,6 +66,8 @@ local function hand(lease, queue, counter, entry)
   if entry then
     redis.call('LPUSH', queue, entry)
     redis.call('PEXPIRE', queue, queueLife)
+    redis.call('DEL', lease)
+    return 1 -- who asked is to go on
   end
   redis.call('DEL', lease)
   return 0

@@ -1,4 +1,4 @@
--- wake.lua hands over what is free and waited for. It follows every release. It
+-- wake.lua hands over what is free and waited for. Who stands by calls it. It
 -- returns how long a lease lives that was handed over, until it is renewed, in
 -- milliseconds; 0 if none was.
 --
