@@ -84,12 +84,14 @@ func (c *servedConn) writeLate() {
 		}
 		next := c.late[0]
 		c.mu.Unlock()
-		timer := time.NewTimer(time.Until(next.due))
-		select {
-		case <-timer.C:
-		case <-c.ended:
-			timer.Stop()
-			return
+		if wait := time.Until(next.due); wait > 0 { // no timer that is due at once: the race detector does not survive those of a bubble
+			timer := time.NewTimer(wait)
+			select {
+			case <-timer.C:
+			case <-c.ended:
+				timer.Stop()
+				return
+			}
 		}
 		_, _ = c.Conn.Write(next.data)
 		c.mu.Lock()
