@@ -123,6 +123,7 @@ func (h *history) change() {
 }
 
 func (h *history) learn(i, epoch int) {
+	synctest.Wait() // a Sentinel answers the questions of one inquiry in one go
 	from := h.primary[h.knows[i]]
 	h.knows[i] = epoch
 	tell(h.primary[epoch], uint64(epoch), h.sentinels[i])
