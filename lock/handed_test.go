@@ -219,11 +219,7 @@ func TestALateMessageTakesTheLeaseFromNobody(t *testing.T) {
 		kept := intercept(srv, true)
 		require.NoError(t, first.Release(t.Context()))
 		message := kept.message(t)
-		q.client.line.mu.Lock()
-		for _, w := range q.client.line.waiters {
-			w.signal(call{})
-		}
-		q.client.line.mu.Unlock()
+		q.client.line.rouse()
 		l := <-q.lease
 		q.client.line.message("", message)
 		time.Sleep(2 * time.Second)
@@ -264,11 +260,7 @@ func TestALateMessageMakesNoReleaseALoss(t *testing.T) {
 		kept := intercept(srv, true)
 		require.NoError(t, first.Release(t.Context()))
 		message := kept.message(t)
-		q.client.line.mu.Lock()
-		for _, w := range q.client.line.waiters {
-			w.signal(call{})
-		}
-		q.client.line.mu.Unlock()
+		q.client.line.rouse()
 		l := <-q.lease
 		srv.SetPreHook(func(_ *server.Peer, cmd string, args ...string) bool {
 			if cmd == "EVALSHA" && len(args) == 6 && strings.HasPrefix(args[5], l.token) {
