@@ -204,6 +204,30 @@ func ExampleView_Delete() {
 	// Output: cache: miss
 }
 
+func ExampleView_DeleteFor() {
+	client, _, closeAll := connect()
+	defer closeAll()
+	ctx := context.Background()
+	users := cache.NewView[int64, User](client, "user", cache.ViewConfig{})
+	load := func(_ context.Context, id int64) (User, error) { return User{ID: id, Name: "Ada"}, nil }
+
+	// The loader reads from a replica of the database, which may be late: for five
+	// seconds nothing that it returns is stored.
+	fmt.Println(users.DeleteFor(ctx, 5*time.Second, 42))
+	fmt.Println(users.Fetch(ctx, 42, load))
+	_, err := users.Get(ctx, 42)
+	fmt.Println(err)
+
+	// What is set is known to be new.
+	_ = users.Set(ctx, 42, User{ID: 42, Name: "Ada Lovelace"})
+	fmt.Println(users.Get(ctx, 42))
+	// Output:
+	// <nil>
+	// {42 Ada} <nil>
+	// cache: miss
+	// {42 Ada Lovelace} <nil>
+}
+
 // A plain view stores what other programs read, too.
 func ExampleViewConfig_plain() {
 	client, rdb, closeAll := connect()

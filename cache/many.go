@@ -157,56 +157,6 @@ func (v *View[K, V]) send(ctx context.Context, due []write[K], ttl time.Duration
 	}
 }
 
-// Delete removes keys from the cache. If it returns nil, no Get or Fetch that
-// starts from then on returns what was loaded before, in any process. If not, old
-// values may still be there under the keys that the error, a [*KeysError], names:
-// try them again. On a Cluster the keys go to their nodes at once, and one that
-// fails keeps the others from nothing.
-func (v *View[K, V]) Delete(ctx context.Context, keys ...K) error {
-	if err := v.ready(ctx, "delete"); err != nil || len(keys) == 0 {
-		return err
-	}
-	start := time.Now()
-	failures := &KeysError[K]{op: "delete", of: len(keys)}
-	for rest := keys; len(rest) > 0; {
-		part := rest[:min(len(rest), maxPipeline)]
-		rest = rest[len(part):]
-		v.unlink(ctx, part, failures)
-	}
-	for _, key := range keys {
-		v.flights.forget(key)
-	}
-	v.c.stats.deleteTime.Observe(time.Since(start))
-	v.c.stats.deletes.Add(uint64(len(keys) - failures.n))
-	return failures.orNil()
-}
-
-// unlink sends an UNLINK for each key: together they would have to be in one
-// slot of a Cluster.
-func (v *View[K, V]) unlink(ctx context.Context, keys []K, failures *KeysError[K]) {
-	redisKeys, cmds := make([]string, len(keys)), make([]*redis.IntCmd, len(keys))
-	for i, key := range keys {
-		redisKeys[i] = joinKey(v.prefix, key)
-		v.c.wrote(redisKeys[i])
-		defer v.c.wrote(redisKeys[i])
-	}
-	if len(keys) == 1 {
-		cmds[0] = v.c.rdb.Unlink(ctx, redisKeys[0])
-	} else {
-		pipe := v.c.rdb.Pipeline()
-		for i, key := range redisKeys {
-			cmds[i] = pipe.Unlink(ctx, key)
-		}
-		conn.Exec(ctx, pipe)
-	}
-	for i, cmd := range cmds {
-		if err := cmd.Err(); err != nil {
-			v.c.countError(ctx)
-			failures.add(keys[i], v.c.subject(redisKeys[i]), whoseEnd(ctx, err))
-		}
-	}
-}
-
 // A KeysError says for which keys SetMany or Delete failed. errors.Is and
 // errors.As look at the error of each.
 type KeysError[K Key] struct {

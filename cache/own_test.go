@@ -44,6 +44,7 @@ func TestAViewOnAClientOfOurOwn(t *testing.T) {
 	got, err := users.Fetch(t.Context(), "k", func(context.Context, string) (user, error) { return user{ID: 1}, nil })
 	require.NoError(t, err)
 	require.Equal(t, user{ID: 1}, got)
+	require.NoError(t, users.Delete(t.Context(), "k")) // the server learns the script
 	require.NoError(t, users.Delete(t.Context(), "k", "l"))
 	s := c.Stats()
 	require.Equal(t, "cache", s.Conn.Role)

@@ -9,7 +9,8 @@ import (
 )
 
 // Set stores value under key, for ViewConfig.TTL unless an option says
-// otherwise, in place of whatever is there. It refuses a value above
+// otherwise, in place of whatever is there, the hold of a DeleteFor included. It
+// refuses a value above
 // ViewConfig.MaxValueBytes. A load of the key that runs meanwhile, in whatever
 // process, is not stored. After an error the value may be stored or not.
 func (v *View[K, V]) Set(ctx context.Context, key K, value V, opts ...SetOption) error {

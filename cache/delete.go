@@ -1,0 +1,106 @@
+package cache
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/internal/conn"
+)
+
+// Delete removes keys from the cache. If it returns nil, no Get or Fetch that
+// starts from then on returns what was loaded before, in any process. If not, old
+// values may still be there under the keys that the error, a [*KeysError], names:
+// try them again. On a Cluster the keys go to their nodes at once, and one that
+// fails keeps the others from nothing. It does not end the hold of a DeleteFor.
+func (v *View[K, V]) Delete(ctx context.Context, keys ...K) error {
+	return v.delete(ctx, 0, keys)
+}
+
+// DeleteFor is Delete with a hold: until hold is over, no load of keys is stored,
+// whichever process it runs in, and Add stores nothing. Fetch calls its loader
+// meanwhile, for one caller or many at once, and Get misses.
+//
+// It is for deletes after which a loader may still read the old row for a while:
+// because it reads from a replica of the database, or because the transaction
+// that changes the row has not been committed. hold is the longest that this may
+// last; at least 1ms.
+//
+// A hold ends early only by Set or SetMany, which have the new value to store, and
+// by eviction, to which allkeys-lru and allkeys-lfu put it last and volatile-ttl
+// first. Of several holds on a key the longest counts.
+func (v *View[K, V]) DeleteFor(ctx context.Context, hold time.Duration, keys ...K) error {
+	if hold < time.Millisecond {
+		return fmt.Errorf("cache: delete: hold is %s, want at least 1ms (Delete is without)", hold)
+	}
+	return v.delete(ctx, millis(hold), keys)
+}
+
+var (
+	//go:embed delete.lua
+	deleteLua    string
+	deleteScript = conn.RepeatableScript(deleteLua)
+)
+
+// delete removes keys, with a hold in milliseconds if it is not 0.
+func (v *View[K, V]) delete(ctx context.Context, hold int64, keys []K) error {
+	if err := v.ready(ctx, "delete"); err != nil || len(keys) == 0 {
+		return err
+	}
+	start := time.Now()
+	failures := &KeysError[K]{op: "delete", of: len(keys)}
+	for rest := keys; len(rest) > 0; {
+		part := rest[:min(len(rest), maxPipeline)]
+		rest = rest[len(part):]
+		v.deletePart(ctx, hold, part, failures)
+	}
+	for _, key := range keys {
+		v.flights.forget(key)
+	}
+	v.c.stats.deleteTime.Observe(time.Since(start))
+	v.c.stats.deletes.Add(uint64(len(keys) - failures.n))
+	return failures.orNil()
+}
+
+// deletePart deletes as many keys as fit into a pipeline.
+func (v *View[K, V]) deletePart(ctx context.Context, hold int64, keys []K, failures *KeysError[K]) {
+	redisKeys := make([]string, len(keys))
+	for i, key := range keys {
+		redisKeys[i] = joinKey(v.prefix, key)
+		v.c.wrote(redisKeys[i])
+		defer v.c.wrote(redisKeys[i])
+	}
+	for i, cmd := range v.c.runMany(ctx, deleteScript, redisKeys, func(int) []any { return []any{hold} }) {
+		if err := cmd.Err(); err != nil {
+			v.c.countError(ctx)
+			failures.add(keys[i], v.c.subject(redisKeys[i]), whoseEnd(ctx, err))
+		}
+	}
+}
+
+// runMany runs script on each of keys with args of its own, in one pipeline, on
+// Cluster one per node: all of them in one script would have to be in one slot.
+func (c *Client) runMany(ctx context.Context, script *redis.Script, keys []string, args func(i int) []any) []*redis.Cmd {
+	cmds := make([]*redis.Cmd, len(keys))
+	if len(keys) == 1 {
+		cmds[0] = script.Run(ctx, c.rdb, keys, args(0)...)
+		return cmds
+	}
+	pipe := c.rdb.Pipeline()
+	for i := range keys {
+		cmds[i] = script.EvalSha(ctx, pipe, keys[i:i+1:i+1], args(i)...)
+	}
+	conn.Exec(ctx, pipe)
+	for i := range keys { // on a server that does not know the script yet
+		if redis.HasErrorPrefix(cmds[i].Err(), "NOSCRIPT") {
+			cmds[i] = script.Eval(ctx, pipe, keys[i:i+1:i+1], args(i)...)
+		}
+	}
+	if pipe.Len() > 0 {
+		conn.Exec(ctx, pipe)
+	}
+	return cmds
+}
