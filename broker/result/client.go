@@ -80,6 +80,7 @@ type Client struct {
 	compress *compress.Codec
 	counts   counts
 	hub      *hub
+	publish  string        // the command that wakes waiters
 	done     chan struct{} // closed by Close
 
 	closeOnce sync.Once
@@ -101,7 +102,7 @@ func New(rdb redis.UniversalClient, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("result: Config.Compress: %w", err)
 	}
-	r := &Client{conn: c, cfg: cfg, log: cmp.Or(cfg.Logger, c.Logger()), compress: codec, done: make(chan struct{})}
+	r := &Client{conn: c, cfg: cfg, log: cmp.Or(cfg.Logger, c.Logger()), compress: codec, publish: publishCommand(c), done: make(chan struct{})}
 	if r.hub, err = newHub(c, r.log, cfg.CloseTimeout); err != nil {
 		return nil, fmt.Errorf("result: %w", err)
 	}

@@ -1,9 +1,10 @@
 // Package result keeps what tasks returned, and lets others wait for it.
 //
 // Whoever runs a task stores its [Record] as the task goes through its states;
-// whoever published it reads the record with [Client.Get], or waits for the
-// final state with [Client.Wait]. A waiter is woken by a message as soon as
-// that state is stored; all waiters of a client share one subscription.
+// whoever published it reads the record with [Client.Get] or [Client.GetMany],
+// or waits for the final state with [Client.Wait], [Client.WaitAny] or
+// [Client.WaitAll]. A waiter is woken by a message as soon as that state is
+// stored; all waiters of a client share one subscription.
 //
 // # What it promises, and what it does not
 //
@@ -18,5 +19,5 @@
 //   - A record that a failover lost is lost: replication is asynchronous.
 //
 // A record is a string at <namespace>:result:<id> with a PX; its wake-ups go to
-// the channel of the same name.
+// the channel of the same name, on Cluster a sharded one (SPUBLISH).
 package result

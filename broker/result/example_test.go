@@ -76,6 +76,32 @@ func ExampleClient_Get() {
 	// progress: 7 of 10
 }
 
+// Several tasks are waited for by one call, over the one subscription of the client.
+func ExampleClient_WaitAll() {
+	results, closeAll := open()
+	defer closeAll()
+	ctx := context.Background()
+
+	for _, r := range []result.Record{
+		{ID: "page-1", State: result.Success, Attempt: 1, Value: []byte(`"text"`)},
+		{ID: "page-2", State: result.Failure, Attempt: 3, Cause: result.CauseOf(errors.New("no such page"))},
+	} {
+		if _, err := results.Store(ctx, r); err != nil {
+			log.Fatal(err)
+		}
+	}
+	pages, err := results.WaitAll(ctx, "page-1", "page-2")
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, page := range pages {
+		fmt.Println(page.ID, page.State, page.Err())
+	}
+	// Output:
+	// page-1 success <nil>
+	// page-2 failure result: task "page-2": failure at attempt 3: no such page
+}
+
 func ExampleClient_Decode_failure() {
 	results, closeAll := open()
 	defer closeAll()

@@ -157,7 +157,7 @@ func TestWhatWasStoredWhileTheSubscriptionWasDownIsFound(t *testing.T) {
 		pipe.Do(t.Context(), "client", "kill", "type", "pubsub")
 		for i := range 10 {
 			record := appendRecord(nil, Record{State: Success, Value: fmt.Append(nil, i)}, newCodec(t))
-			storeScript.Eval(t.Context(), pipe, []string{key + fmt.Sprint(i)}, record, 60_000, publishCommand)
+			storeScript.Eval(t.Context(), pipe, []string{key + fmt.Sprint(i)}, record, 60_000, "PUBLISH")
 		}
 		return nil
 	})

@@ -24,9 +24,6 @@ const (
 	storeUnannounced = 2
 )
 
-// publishCommand is how store.lua tells waiters; hub.go listens accordingly.
-const publishCommand = "PUBLISH"
-
 // A Verdict says what became of one record of [Client.StoreMany].
 type Verdict struct {
 	// Stored is false if another record stays: a final one, or one with a
@@ -114,7 +111,7 @@ func (c *Client) storeArgs(ctx context.Context, r Record) ([]any, error) {
 		return nil, &TooLargeError{Field: "Progress", Size: len(r.Progress), Limit: c.cfg.MaxValueBytes}
 	}
 	r.Cause = r.Cause.clipped()
-	return []any{appendRecord(nil, r, c.compress), r.TTL.Milliseconds(), publishCommand}, nil
+	return []any{appendRecord(nil, r, c.compress), r.TTL.Milliseconds(), c.publish}, nil
 }
 
 // verdict reads and counts what store.lua returned for r.

@@ -6,7 +6,7 @@
 --
 -- KEYS[1] record, and the name of its channel
 -- ARGV[1] stored form of the record    ARGV[2] TTL, milliseconds
--- ARGV[3] PUBLISH
+-- ARGV[3] PUBLISH, or on Cluster SPUBLISH
 local record = ARGV[1]
 local old = redis.call('GETRANGE', KEYS[1], 0, 15)
 if #old == 16 and string.byte(old, 1) == 0xC1 and string.byte(old, 2) % 16 == 8 then

@@ -31,15 +31,9 @@ const (
 // last one that was read. After Close the error is [ErrClosed].
 func (c *Client) Wait(ctx context.Context, id string) (Record, error) {
 	r := Record{ID: id}
-	err := c.begin(ctx, id)
-	if err == nil {
-		start := time.Now()
-		c.counts.waiters.Add(1)
-		r, err = c.await(ctx, id)
-		c.counts.waiters.Add(-1)
-		if err == nil {
-			c.counts.waits.Observe(time.Since(start))
-		}
+	records, err := c.wait(ctx, []string{id}, 1)
+	if len(records) > 0 {
+		r = records[0]
 	}
 	if err != nil {
 		return r, fmt.Errorf("result: wait %q: %w", id, err)
@@ -47,71 +41,180 @@ func (c *Client) Wait(ctx context.Context, id string) (Record, error) {
 	return r, nil
 }
 
-func (c *Client) await(ctx context.Context, id string) (Record, error) {
-	r, err := c.read(ctx, id)
-	if done, err := c.settled(ctx, r, err); done {
-		return r, err
+// WaitAny is [Client.Wait] for the first of several tasks to come to a final
+// state: it returns that record. Of several that are final already it is the
+// first in the order of ids. With an error the record is empty.
+func (c *Client) WaitAny(ctx context.Context, ids ...string) (Record, error) {
+	records, err := c.wait(ctx, ids, 1)
+	if err != nil {
+		return Record{}, fmt.Errorf("result: wait for any of %d: %w", len(ids), err)
 	}
-	w := c.hub.join(c.key(id))
-	defer c.hub.leave(w)
+	for _, r := range records {
+		if r.State.Final() {
+			return r, nil
+		}
+	}
+	return Record{}, fmt.Errorf("result: wait for any of %d: %w", len(ids), errNoIDs)
+}
+
+// WaitAll is [Client.Wait] for several tasks: it returns their records, in the
+// order of ids, once all are final. It does not end early because a task has
+// failed. With an error the records are those that were read last.
+func (c *Client) WaitAll(ctx context.Context, ids ...string) ([]Record, error) {
+	records, err := c.wait(ctx, ids, len(ids))
+	if err != nil {
+		return records, fmt.Errorf("result: wait for %d: %w", len(ids), err)
+	}
+	return records, nil
+}
+
+var errNoIDs = errors.New("no IDs: pass those that Publish returned")
+
+// wait returns the records of ids once so many of them are final.
+func (c *Client) wait(ctx context.Context, ids []string, enough int) ([]Record, error) {
+	if len(ids) == 0 {
+		return nil, errNoIDs
+	}
+	for _, id := range ids {
+		if err := c.begin(ctx, id); err != nil {
+			return nil, naming(len(ids), id, err)
+		}
+	}
+	start := time.Now()
+	c.counts.waiters.Add(1)
+	defer c.counts.waiters.Add(-1)
+	w := &waiting{c: c, open: make(map[string]string, len(ids)), last: make(map[string]Record, len(ids)), left: enough}
+	for _, id := range ids {
+		if _, twice := w.last[id]; twice && enough > 1 {
+			w.left--
+		}
+		w.open[c.key(id)] = id
+		w.last[id] = Record{ID: id}
+	}
+	err := w.await(ctx, ids)
+	if err == nil {
+		c.counts.waits.Observe(time.Since(start))
+	}
+	records := make([]Record, len(ids))
+	for i, id := range ids {
+		records[i] = w.last[id]
+	}
+	return records, err
+}
+
+// naming adds the ID to an error where a call was about several.
+func naming(n int, id string, err error) error {
+	if n == 1 {
+		return err
+	}
+	return fmt.Errorf("%q: %w", id, err)
+}
+
+// A waiting is one call of Wait, WaitAny or WaitAll.
+type waiting struct {
+	c    *Client
+	open map[string]string // what is not final yet: channel → ID
+	last map[string]Record // what was read last, by ID
+	left int               // so many are to become final
+	err  error             // of the last read that failed and may not the next time
+}
+
+// await reads, and reads again what it is told of, until enough is final.
+func (w *waiting) await(ctx context.Context, ids []string) error {
+	c := w.c
+	if done, err := w.read(ctx, ids, nil); done {
+		return err
+	}
+	channels := make([]string, 0, len(w.open))
+	for channel := range w.open {
+		channels = append(channels, channel)
+	}
+	sub := c.hub.join(channels)
+	defer c.hub.leave(sub, channels...)
 	timer := time.NewTimer(minPoll)
 	defer timer.Stop()
-	poll := minPoll
-	for {
-		woken := false
+	for poll := minPoll; ; {
+		everything := false
 		select {
-		case <-w.wake:
-			woken = true
+		case <-sub.wake:
 		case <-timer.C:
-			woken = w.woken()
+			everything = true
 		case <-c.done:
-			return r, ErrClosed
+			return ErrClosed
 		case <-ctx.Done():
-			return r, ended(ctx, r, err)
+			return w.ended(ctx)
 		}
-		var last Record
-		if last, err = c.read(ctx, id); err == nil {
-			r = last
-		}
-		if done, err := c.settled(ctx, r, err); done {
-			if err == nil && !woken {
-				c.counts.healed.Inc()
+		told := c.hub.take(sub)
+		var again []string
+		for channel, id := range w.open {
+			if _, is := told[channel]; is || everything {
+				again = append(again, id)
 			}
-			return r, err
 		}
-		if err == nil && w.live() {
+		everything = len(again) == len(w.open)
+		if done, err := w.read(ctx, again, told); done {
+			return err
+		}
+		for _, id := range again {
+			if channel := c.key(id); w.open[channel] == "" {
+				c.hub.leave(sub, channel)
+			}
+		}
+		switch {
+		case !everything: // the others still have their time
+		case w.err == nil && c.hub.live(sub):
 			poll = minPoll
 			timer.Reset(rereadInterval)
+		default:
+			timer.Reset(poll)
+			poll = min(2*poll, maxPoll)
+		}
+	}
+}
+
+// read reads what ids have come to, and reports whether the wait is over. A final
+// state that nobody told of was found by luck.
+func (w *waiting) read(ctx context.Context, ids []string, told map[string]struct{}) (done bool, err error) {
+	records, errs := w.c.readMany(ctx, ids)
+	w.err = nil
+	for i, id := range ids {
+		if err := errs[i]; err != nil {
+			switch w.err = err; {
+			case ctx.Err() != nil:
+				return true, w.ended(ctx)
+			case !w.c.passing(err):
+				return true, naming(len(w.last), id, err)
+			}
 			continue
 		}
-		timer.Reset(poll)
-		poll = min(2*poll, maxPoll)
+		channel := w.c.key(id)
+		if w.last[id] = records[i]; !records[i].State.Final() || w.open[channel] == "" {
+			continue
+		}
+		delete(w.open, channel)
+		w.left--
+		if _, is := told[channel]; !is && told != nil {
+			w.c.counts.healed.Inc()
+		}
 	}
+	return w.left <= 0, nil
 }
 
-// settled reports whether a wait is over after reading r with err, and its error.
-func (c *Client) settled(ctx context.Context, r Record, err error) (bool, error) {
-	switch {
-	case err == nil:
-		return r.State.Final(), nil
-	case ctx.Err() != nil:
-		return true, ended(ctx, r, err)
-	case c.passing(err):
-		return false, nil
-	}
-	return true, err
-}
-
-// ended is the error of a wait whose ctx is done; err is that of the last read.
-func ended(ctx context.Context, r Record, err error) error {
+// ended is the error of a wait whose ctx is done.
+func (w *waiting) ended(ctx context.Context) error {
 	cause := context.Cause(ctx)
 	switch {
-	case err == nil, err == cause: //nolint:errorlint // with nothing around it
-		return fmt.Errorf("%w; the task is %s", cause, r.State)
-	case errors.Is(err, cause):
-		return err // it says what the read was waiting for
+	case w.err == nil, w.err == cause: //nolint:errorlint // with nothing around it
+		if len(w.last) > 1 {
+			return fmt.Errorf("%w; %d of the tasks have not ended", cause, len(w.open))
+		}
+		for _, r := range w.last {
+			return fmt.Errorf("%w; the task is %s", cause, r.State)
+		}
+	case errors.Is(w.err, cause):
+		return w.err // it says what the read was waiting for
 	}
-	return fmt.Errorf("%w; the last read failed: %v", cause, err) //nolint:errorlint // one cause
+	return fmt.Errorf("%w; the last read failed: %v", cause, w.err) //nolint:errorlint // one cause
 }
 
 // passing reports whether err may be gone at a later read: the server cannot be
