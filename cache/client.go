@@ -22,6 +22,7 @@ type Client struct {
 	primary *coalesce.Reader // reads from it
 	reads   *coalesce.Reader // primary, or one that reads from the replicas
 	recent  *recent          // nil where reads go to the primary anyway
+	owed    *owed            // deletes to be repeated
 	cfg     Config
 	root    string // what all keys begin with
 	log     *slog.Logger
@@ -62,6 +63,7 @@ func New(rdb redis.UniversalClient, cfg Config) (*Client, error) {
 		client.recent = newRecent()
 	}
 	client.ctx, client.stop = context.WithCancelCause(context.Background())
+	client.owed = newOwed(client)
 	return client, nil
 }
 
@@ -77,12 +79,14 @@ func (c *Client) Check(ctx context.Context) error {
 	return nil
 }
 
-// Close ends the loads that run: their callers get [ErrClosed]. It waits for
+// Close ends the loads that run: their callers get [ErrClosed]. Deletes that have
+// failed are not repeated any more. It waits for
 // them to return, and for the reads under way, for at most Config.CloseTimeout,
 // and returns an error if some have not. It does not close the go-redis client.
 // Calling it again is safe.
 func (c *Client) Close() error {
 	idle := c.running.close()
+	c.owed.stopped()
 	c.stop(ErrClosed)
 	ctx, cancel := context.WithTimeout(context.Background(), c.cfg.CloseTimeout)
 	defer cancel()

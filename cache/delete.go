@@ -12,9 +12,15 @@ import (
 )
 
 // Delete removes keys from the cache. If it returns nil, no Get or Fetch that
-// starts from then on returns what was loaded before, in any process. If not, old
-// values may still be there under the keys that the error, a [*KeysError], names:
-// try them again. On a Cluster the keys go to their nodes at once, and one that
+// starts from then on returns what was loaded before, in any process. If not, the
+// error, a [*KeysError], names the keys under which old values may still be there.
+//
+// Such keys are deleted in the background as soon as Redis can be reached; until
+// then this process gets none of the old values (Get returns an error for these
+// keys, Fetch calls the loader), while other processes may. 10,000 keys are
+// remembered; a view that has more failures is cleared as a whole.
+//
+// On a Cluster the keys go to their nodes at once, and one that
 // fails keeps the others from nothing. It does not end the hold of a DeleteFor.
 func (v *View[K, V]) Delete(ctx context.Context, keys ...K) error {
 	return v.delete(ctx, 0, keys)
@@ -73,12 +79,48 @@ func (v *View[K, V]) deletePart(ctx context.Context, hold int64, keys []K, failu
 		v.c.wrote(redisKeys[i])
 		defer v.c.wrote(redisKeys[i])
 	}
-	for i, cmd := range v.c.runMany(ctx, deleteScript, redisKeys, func(int) []any { return []any{hold} }) {
-		if err := cmd.Err(); err != nil {
-			v.c.countError(ctx)
-			failures.add(keys[i], v.c.subject(redisKeys[i]), whoseEnd(ctx, err))
+	var until int64
+	if hold > 0 {
+		until = time.Now().UnixMilli() + hold
+	}
+	epoch := v.c.rdb.Epoch()
+	cmds := v.c.runMany(ctx, deleteScript, redisKeys, func(int) []any { return []any{hold} })
+	deleted := redisKeys[:0]
+	for i, redisKey := range redisKeys {
+		err := cmds[i].Err()
+		if err == nil {
+			deleted = append(deleted, redisKey)
+			continue
+		}
+		v.c.countError(ctx)
+		failures.add(keys[i], v.c.subject(redisKey), whoseEnd(ctx, err))
+		if !isFinal(err) {
+			v.c.owed.add(redisKey, until, v.prefix, v.unlinkAll)
 		}
 	}
+	v.c.owed.deleted(epoch, until, deleted...)
+}
+
+// unlinkAll removes all keys of the view, holds excepted.
+func (v *View[K, V]) unlinkAll(ctx context.Context) error {
+	return v.c.rdb.EachPrimary(ctx, func(ctx context.Context, node redis.UniversalClient) error {
+		for cursor := uint64(0); ; {
+			keys, next, err := node.Scan(ctx, cursor, v.prefix+"*", maxPipeline).Result()
+			if err != nil {
+				return err
+			}
+			if len(keys) > 0 {
+				for _, cmd := range v.c.runMany(ctx, deleteScript, keys, func(int) []any { return []any{0} }) {
+					if err := cmd.Err(); err != nil {
+						return err
+					}
+				}
+			}
+			if cursor = next; cursor == 0 {
+				return nil
+			}
+		}
+	})
 }
 
 // runMany runs script on each of keys with args of its own, in one pipeline, on

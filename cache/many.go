@@ -37,7 +37,7 @@ func (v *View[K, V]) GetMany(ctx context.Context, keys []K) []Result[V] {
 	for i, key := range keys {
 		redisKeys[i] = joinKey(v.prefix, key)
 	}
-	reads := v.c.readMany(ctx, redisKeys)
+	reads := v.c.readMany(ctx, v.prefix, redisKeys)
 	took := time.Since(start)
 	answered := false
 	for i, redisKey := range redisKeys {
@@ -55,9 +55,31 @@ func (v *View[K, V]) GetMany(ctx context.Context, keys []K) []Result[V] {
 	return results
 }
 
-// readMany is read for several keys. What this process has just written is read
+// readMany reads several keys of the view with that prefix, but for those whose
+// Delete is owed.
+func (c *Client) readMany(ctx context.Context, prefix string, keys []string) []coalesce.Result {
+	if c.owed.n.Load() == 0 {
+		return c.readAll(ctx, keys)
+	}
+	results := make([]coalesce.Result, len(keys))
+	asked := make([]string, 0, len(keys))
+	for i, key := range keys {
+		if results[i].Err = c.owed.check(prefix, key); results[i].Err == nil {
+			asked = append(asked, key)
+		}
+	}
+	answers := c.readAll(ctx, asked)
+	for i := range results {
+		if results[i].Err == nil {
+			results[i], answers = answers[0], answers[1:]
+		}
+	}
+	return results
+}
+
+// readAll is read for several keys. What this process has just written is read
 // from the primary while the rest is read from replicas.
-func (c *Client) readMany(ctx context.Context, keys []string) []coalesce.Result {
+func (c *Client) readAll(ctx context.Context, keys []string) []coalesce.Result {
 	if c.recent == nil {
 		return c.primary.GetMany(ctx, keys)
 	}
@@ -146,6 +168,7 @@ func (v *View[K, V]) send(ctx context.Context, due []write[K], ttl time.Duration
 		v.c.wrote(w.redisKey)
 		cmds[i] = pipe.Set(ctx, w.redisKey, w.stored, time.Duration(jitter(ttl))*time.Millisecond)
 	}
+	owed := v.c.owed.mark()
 	conn.Exec(ctx, pipe)
 	for i, w := range due {
 		v.c.wrote(w.redisKey)
@@ -153,7 +176,9 @@ func (v *View[K, V]) send(ctx context.Context, due []write[K], ttl time.Duration
 		if err := cmds[i].Err(); err != nil {
 			v.c.countError(ctx)
 			failures.add(w.key, v.c.subject(w.redisKey), whoseEnd(ctx, err))
+			continue
 		}
+		v.c.owed.settle(w.redisKey, owed)
 	}
 }
 

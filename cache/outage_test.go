@@ -51,10 +51,13 @@ func TestWithoutRedisOnlyFetchWorks(t *testing.T) {
 		require.Zero(t, st.FallbacksRunning)
 		require.Equal(t, 1, strings.Count(book.String(), `level=WARN msg="cache not usable, loading without it" key=redisha:cache:user:k`))
 
+		require.EqualValues(t, 4, st.DeletesOwed)
+
 		require.NoError(t, s.Restart())
-		got, err := v.Fetch(t.Context(), "k", noLoad[string, user](t))
-		require.NoError(t, err)
-		require.Equal(t, user{ID: 1}, got)
+		time.Sleep(maxPayPause)
+		require.Zero(t, c.Stats().DeletesOwed)
+		_, err := v.Get(t.Context(), "k")
+		require.Equal(t, ErrMiss, err, "the Delete was repeated")
 	})
 }
 

@@ -63,6 +63,9 @@ func (s *search[K, V]) find(first found) result[V] {
 	if first.state == unread {
 		return s.loadPast(first.err)
 	}
+	if err := v.c.owed.check(v.prefix, s.redisKey); err != nil {
+		return s.loadPast(err)
+	}
 	s.lease = newLease()
 	ttl := v.cfg.LoadTimeout + v.c.leaseSlack()
 	giveUp := time.Now().Add(ttl)

@@ -398,3 +398,19 @@ func TestALoadThatADeleteOrSetOvertookIsNotStored(t *testing.T) {
 		}
 	}
 }
+
+// ailing is failing until it is well.
+type ailing struct {
+	failing
+	well atomic.Bool
+}
+
+func (f *ailing) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	ill := f.failing.ProcessHook(next)
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if f.well.Load() {
+			return next(ctx, cmd)
+		}
+		return ill(ctx, cmd)
+	}
+}

@@ -26,7 +26,13 @@ type Stats struct {
 	BatchKeys uint64
 
 	Sets    uint64 // values stored by Set, SetMany, Add and Replace
-	Deletes uint64 // keys deleted by Delete, whether they existed or not
+	Deletes uint64 // keys deleted by Delete and DeleteFor, whether they existed or not
+
+	// DeletesOwed is how many keys and views now wait for a Delete to be repeated
+	// that failed or may have been lost in a failover, DeletesRepeated how many
+	// keys it was repeated for.
+	DeletesOwed     int64
+	DeletesRepeated uint64
 
 	Loads      uint64                  // calls of a loader
 	LoadErrors uint64                  // those that failed, panicked or took too long; ErrNotFound is no error
@@ -58,7 +64,7 @@ type Stats struct {
 // counters is where a client counts; see Stats.
 type counters struct {
 	hits, absences, misses, errors, decodeErrors stats.Counter
-	sets, deletes                                stats.Counter
+	sets, deletes, deletesRepeated               stats.Counter
 	loads, loadErrors, joined                    stats.Counter
 	leasesTaken, leaseWaits, fillsRefused        stats.Counter
 	fallbacks, fallbacksRefused                  stats.Counter
@@ -87,6 +93,8 @@ func (c *Client) Stats() Stats {
 		BatchKeys:        batched.Keys,
 		Sets:             n.sets.Load(),
 		Deletes:          n.deletes.Load(),
+		DeletesOwed:      c.owed.n.Load(),
+		DeletesRepeated:  n.deletesRepeated.Load(),
 		Loads:            n.loads.Load(),
 		LoadErrors:       n.loadErrors.Load(),
 		LoadTime:         n.loadTime.Snapshot(),

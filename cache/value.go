@@ -120,7 +120,11 @@ func (v *View[K, V]) decode(ctx context.Context, redisKey string, stored []byte,
 // read asks Redis for a key, and counts. See judge for the codec.
 func (v *View[K, V]) read(ctx context.Context, redisKey string, value *V, codec Codec) found {
 	start := time.Now()
-	stored, err := v.c.read(ctx, redisKey)
+	err := v.c.owed.check(v.prefix, redisKey)
+	var stored coalesce.Value
+	if err == nil {
+		stored, err = v.c.read(ctx, redisKey)
+	}
 	if err != nil {
 		return found{state: unread, err: v.c.unread(ctx, err, time.Since(start))}
 	}

@@ -74,6 +74,7 @@ func (v *View[K, V]) store(ctx context.Context, op string, key K, value V, opts 
 	}
 	v.c.wrote(redisKey)
 	defer v.c.wrote(redisKey)
+	owed := v.c.owed.mark()
 	done, err = send(redisKey, stored, jitter(ttl))
 	v.flights.forget(key)
 	v.c.stats.setTime.Observe(time.Since(start))
@@ -82,6 +83,7 @@ func (v *View[K, V]) store(ctx context.Context, op string, key K, value V, opts 
 		return false, v.failed(op, redisKey, whoseEnd(ctx, err))
 	}
 	if done {
+		v.c.owed.settle(redisKey, owed)
 		v.c.stats.sets.Inc()
 	}
 	return done, nil

@@ -114,6 +114,8 @@
 //	redisha_cache_read_batch_keys_total      counter    role
 //	redisha_cache_sets_total                 counter    role
 //	redisha_cache_deletes_total              counter    role
+//	redisha_cache_deletes_owed               gauge      role
+//	redisha_cache_deletes_repeated_total     counter    role
 //	redisha_cache_operation_duration_seconds histogram  operation, role
 //	redisha_cache_loads_total                counter    role
 //	redisha_cache_load_errors_total          counter    role

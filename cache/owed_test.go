@@ -1,0 +1,305 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/endpoint"
+	"github.com/redisha/redisha/internal/testserver"
+)
+
+// When Redis is back this process never gets what it could not delete, not even in
+// the moment before the Delete is repeated.
+func TestAFailedDeleteIsRepeatedAndNothingOldReturnedBefore(t *testing.T) {
+	for _, hold := range []time.Duration{0, time.Minute} {
+		t.Run(hold.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, rdb := newServer(t)
+				c := newClient(t, rdb, Config{})
+				v := NewView[string, string](c, "v", ViewConfig{})
+				require.NoError(t, v.SetMany(t.Context(), map[string]string{"k": "old", "other": "other"}))
+				s.Stop()
+				if hold == 0 {
+					require.Error(t, v.Delete(t.Context(), "k"))
+				} else {
+					require.Error(t, v.DeleteFor(t.Context(), hold, "k"))
+				}
+				require.EqualValues(t, 1, c.Stats().DeletesOwed)
+				time.Sleep(10 * time.Second)
+				require.NoError(t, s.Restart())
+				_, err := v.Get(t.Context(), "k")
+				require.ErrorIs(t, err, errOwed)
+				require.ErrorContains(t, err, `cache: get "v:k": a Delete of the key`)
+				many := v.GetMany(t.Context(), []string{"other", "k", "other"})
+				require.Equal(t, []string{"other", "", "other"}, []string{many[0].Value, many[1].Value, many[2].Value})
+				require.ErrorIs(t, many[1].Err, errOwed)
+				got, err := v.Fetch(t.Context(), "k", func(context.Context, string) (string, error) { return "new", nil })
+				require.NoError(t, err)
+				require.Equal(t, "new", got)
+
+				time.Sleep(maxPayPause)
+				st := c.Stats()
+				require.Zero(t, st.DeletesOwed)
+				require.EqualValues(t, 1, st.DeletesRepeated)
+				_, err = v.Get(t.Context(), "k")
+				require.Equal(t, ErrMiss, err)
+				if hold > 0 {
+					require.Equal(t, tombstone, stored(t, rdb, v.prefix+"k", hold-10*time.Second), "for the rest of the hold")
+				}
+				require.False(t, c.owed.paying)
+			})
+		})
+	}
+}
+
+func TestASetSettlesWhatWasOwedBeforeItAndNothingElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, rdb := newServer(t)
+		c := newClient(t, rdb, Config{})
+		v := NewView[string, string](c, "v", ViewConfig{})
+		s.Stop()
+		require.Error(t, v.Delete(t.Context(), "a", "b", "c"))
+		require.NoError(t, s.Restart())
+		require.NoError(t, v.Set(t.Context(), "a", "new"))
+		require.NoError(t, v.SetMany(t.Context(), map[string]string{"b": "new"}))
+		require.EqualValues(t, 1, c.Stats().DeletesOwed)
+		mark := c.owed.mark()
+		c.owed.add(v.prefix+"c", 0, v.prefix, v.unlinkAll) // while a Set is under way
+		c.owed.settle(v.prefix+"c", mark)
+		require.EqualValues(t, 1, c.Stats().DeletesOwed)
+		time.Sleep(maxPayPause)
+		require.Zero(t, c.Stats().DeletesOwed)
+		require.Equal(t, []Result[string]{{Value: "new"}, {Value: "new"}, {Err: ErrMiss}}, v.GetMany(t.Context(), []string{"a", "b", "c"}))
+	})
+}
+
+// A Delete that fails once more while it is being repeated is repeated again.
+func TestARepeatedDeleteSettlesNoLaterOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, rdb := newServer(t)
+		c := newClient(t, rdb, Config{})
+		v := NewView[string, string](c, "v", ViewConfig{})
+		c.owed.add(v.prefix+"k", 0, v.prefix, v.unlinkAll)
+		rdb.AddHook(slowReply{deleteScript})
+		time.Sleep(maxPayPause)
+		c.owed.add(v.prefix+"k", 0, v.prefix, v.unlinkAll)
+		time.Sleep(time.Second)
+		require.EqualValues(t, 1, c.Stats().DeletesRepeated)
+		require.EqualValues(t, 1, c.Stats().DeletesOwed)
+		time.Sleep(3 * time.Second)
+		require.EqualValues(t, 2, c.Stats().DeletesRepeated)
+		require.Zero(t, c.Stats().DeletesOwed)
+	})
+}
+
+func TestAViewWithTooManyFailedDeletesIsCleared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, rdb := newServer(t)
+		var book logBook
+		c := newClient(t, rdb, Config{Logger: book.logger()})
+		v := NewView[int, string](c, "v", ViewConfig{Plain: true})
+		w := NewView[int, string](c, "w", ViewConfig{})
+		require.NoError(t, v.SetMany(t.Context(), map[int]string{0: "old", maxOwed: "old", maxOwed + 1: "never deleted"}))
+		require.NoError(t, w.Set(t.Context(), 0, "another view"))
+		var keys []int
+		for key := range maxOwed + 1 {
+			keys = append(keys, key)
+		}
+		s.Stop()
+		require.ErrorContains(t, v.Delete(t.Context(), keys...), "10001 of 10001 keys")
+		require.EqualValues(t, maxOwed+1, c.Stats().DeletesOwed, "a view is one of them")
+		require.Len(t, c.owed.keys, maxOwed)
+		require.Contains(t, book.String(), "key=redisha:cache:v:*")
+		require.NoError(t, s.Restart())
+		for _, key := range []int{0, maxOwed, maxOwed + 1} {
+			_, err := v.Get(t.Context(), key)
+			require.Error(t, err)
+			require.NotErrorIs(t, err, ErrMiss)
+			got, err := v.Fetch(t.Context(), key, func(context.Context, int) (string, error) { return "new", nil })
+			require.NoError(t, err)
+			require.Equal(t, "new", got)
+		}
+		got, err := w.Get(t.Context(), 0)
+		require.NoError(t, err)
+		require.Equal(t, "another view", got)
+		time.Sleep(5 * time.Second)
+		require.Zero(t, c.Stats().DeletesOwed)
+		require.Equal(t, []string{"redisha:cache:w:0"}, rdb.Keys(t.Context(), "*").Val())
+	})
+}
+
+// What fails while the view is being cleared has the whole of it cleared again.
+func TestAViewThatIsBeingClearedIsClearedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, rdb := newServer(t)
+		s.SetError("ERR keys are not deleted", "eval", "evalsha")
+		c := newClient(t, rdb, Config{})
+		cleared := 0
+		clear := func(context.Context) error {
+			cleared++
+			time.Sleep(time.Second)
+			if cleared == 1 {
+				return errors.New("not yet")
+			}
+			return nil
+		}
+		for i := range maxOwed {
+			c.owed.put(fmt.Sprint(i), 0)
+		}
+		c.owed.add("k", 0, "v:", clear)
+		time.Sleep(2 * time.Second) // the second time
+		c.owed.add("l", 0, "v:", clear)
+		require.ErrorIs(t, c.owed.check("v:", "m"), errViewOwed)
+		time.Sleep(5 * time.Second)
+		require.Equal(t, 3, cleared)
+		require.NoError(t, c.owed.check("v:", "m"))
+		require.ErrorIs(t, c.owed.check("v:", "0"), errOwed)
+	})
+}
+
+func TestCloseEndsTheRepeating(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, rdb := newServer(t)
+		var book logBook
+		c := newClient(t, rdb, Config{Logger: book.logger()})
+		v := NewView[string, string](c, "v", ViewConfig{})
+		s.Stop()
+		require.Error(t, v.Delete(t.Context(), "k"))
+		require.NoError(t, c.Close())
+		require.Contains(t, book.String(), `msg="closed with deletes that have failed: old values stay until they expire" keys=1`)
+		require.ErrorIs(t, v.Delete(t.Context(), "k"), ErrClosed)
+	})
+}
+
+// A failover to a primary that had not got the last deletes brings nothing back.
+func TestDeletesThatAFailoverLostAreRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		net := testserver.NewNet()
+		servers := []*testserver.Server{testserver.New(t), testserver.New(t)}
+		addrs := []string{"10.0.0.1:6379", "10.0.0.2:6379"}
+		for i, s := range servers {
+			net.Add(addrs[i], s.Dial)
+		}
+		sentinel := testserver.NewSentinel(t, net, "10.1.0.1:26379")
+		sentinel.Monitor(testserver.Monitored{Name: "main", Primary: addrs[0], Epoch: 1})
+		ep, err := endpoint.Parse("redis+sentinel://10.1.0.1:26379/main?pool_size=1024")
+		require.NoError(t, err)
+		cn, err := conn.New(conn.Config{Role: "cache", Endpoint: ep, FailFast: true, Dialer: net.Dial, Logger: slog.New(slog.DiscardHandler)})
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, cn.Close()) })
+		c := newClient(t, cn, Config{})
+		v := NewView[string, string](c, "v", ViewConfig{})
+		for _, s := range servers { // what the second one has is all old
+			for _, key := range []string{"long ago", "deleted", "held", "there"} {
+				require.NoError(t, s.Set("redisha:cache:v:"+key, string(append(appendHeader(nil, kindValue, header{}), `"old"`...))))
+			}
+		}
+		require.NoError(t, v.Delete(t.Context(), "long ago"))
+		time.Sleep(recentDeletesFor + time.Second)
+		require.NoError(t, v.Delete(t.Context(), "deleted"))
+		require.NoError(t, v.DeleteFor(t.Context(), time.Minute, "held"))
+		time.Sleep(5 * time.Second)
+		require.Zero(t, c.Stats().DeletesOwed)
+
+		servers[1].SetError("ERR not now", "eval", "evalsha")
+		sentinel.Switch("main", addrs[1], 2)
+		time.Sleep(time.Second)
+		require.EqualValues(t, 1, cn.Epoch())
+		require.EqualValues(t, 2, c.Stats().DeletesOwed)
+		for i, res := range v.GetMany(t.Context(), []string{"deleted", "held", "there", "long ago"}) {
+			if i < 2 {
+				require.ErrorIs(t, res.Err, errOwed)
+			} else {
+				require.Equal(t, Result[string]{Value: "old"}, res)
+			}
+		}
+		servers[1].SetError("", "eval", "evalsha")
+		time.Sleep(maxPayPause)
+		require.Zero(t, c.Stats().DeletesOwed)
+		results := v.GetMany(t.Context(), []string{"deleted", "held", "there"})
+		require.Equal(t, []Result[string]{{Err: ErrMiss}, {Err: ErrMiss}, {Value: "old"}}, results)
+		require.Equal(t, tombstone, stored(t, cn, v.prefix+"held", 55*time.Second))
+
+		// One whose reply comes from the old primary after the new one was there.
+		c.owed.deleted(cn.Epoch()-1, 0, v.prefix+"there")
+		time.Sleep(maxPayPause)
+		_, err = v.Get(t.Context(), "there")
+		require.Equal(t, ErrMiss, err)
+	})
+}
+
+func TestTheRecentDeletesAreBounded(t *testing.T) {
+	r := recentDeletes{most: 3}
+	now := time.Now()
+	for i := range 7 {
+		r.add(fmt.Sprint(i), 0, now.Add(time.Duration(i)))
+	}
+	got := make(map[string]bool)
+	r.since(now.Add(5), func(key string, _ int64) { got[key] = true })
+	require.Equal(t, map[string]bool{"5": true, "6": true}, got)
+	require.Len(t, r.ring, 3)
+}
+
+// One client's commands fail at random, before or after they have run. It writes,
+// and gets nothing from before its own writes, whether its Delete succeeded or
+// not; in the end nobody does.
+func TestAfterFailedDeletesNothingStaysStale(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	for round := range 6 {
+		synctest.Test(t, func(t *testing.T) {
+			s := testserver.New(t)
+			dice := &dice{r: rand.New(rand.NewPCG(seed, uint64(round)))}
+			rdb := s.Client(t)
+			rdb.AddHook(hesitant{dice.pause})
+			ailing := &ailing{failing: failing{dice, false}}
+			rdb.AddHook(ailing)
+			own := NewView[int, int64](newClient(t, rdb, Config{}), "v", ViewConfig{})
+			other := NewView[int, int64](newClient(t, s.Client(t), Config{}), "v", ViewConfig{})
+			db := newDatabase(3, dice.pause)
+			var wg, writers sync.WaitGroup
+			for key := range db.rows {
+				writers.Go(func() {
+					for range 15 {
+						version := db.rows[key].Add(1)
+						dice.pause()
+						_ = own.Delete(t.Context(), key)
+						db.written[key].Store(version)
+						dice.pause()
+					}
+				})
+			}
+			for range 6 {
+				wg.Go(func() {
+					for range 30 {
+						if err := db.read(t.Context(), own, dice.roll(len(db.rows)), dice.roll(4) > 0); err != nil && !errors.Is(err, errInjected) && !errors.Is(err, errOwed) {
+							t.Errorf("round %d: %v", round, err)
+						}
+						_, _ = other.Fetch(t.Context(), dice.roll(len(db.rows)), db.load) // it may get what is old, and stores nothing old
+					}
+				})
+			}
+			writers.Wait()
+			wg.Wait()
+			ailing.well.Store(true)
+			time.Sleep(2 * time.Minute) // leases are over too
+			require.Zero(t, own.c.Stats().DeletesOwed)
+			require.Positive(t, own.c.Stats().DeletesRepeated)
+			for _, v := range []*View[int, int64]{own, other} {
+				for key := range db.rows {
+					require.NoError(t, db.read(t.Context(), v, key, true))
+				}
+			}
+		})
+	}
+}
