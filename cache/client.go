@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -27,6 +28,9 @@ type Client struct {
 	root    string // what all keys begin with
 	log     *slog.Logger
 	stats   counters
+
+	spacesMu sync.Mutex
+	spaces   map[string]*keyspace // by prefix
 
 	fallbacks chan struct{} // a place for each load past Redis
 	running   group         // flights and loads
@@ -53,6 +57,7 @@ func New(rdb redis.UniversalClient, cfg Config) (*Client, error) {
 		cfg:       cfg,
 		root:      cfg.root(),
 		log:       cmp.Or(cfg.Logger, c.Logger()),
+		spaces:    make(map[string]*keyspace),
 		fallbacks: make(chan struct{}, cfg.MaxFallbacks),
 		running:   group{idle: make(chan struct{})},
 	}

@@ -140,6 +140,11 @@ type ViewConfig struct {
 	// to Config.MinCompressBytes; negative: they are not, while compressed ones
 	// are still read.
 	MinCompressBytes int
+
+	// Clone lets a request scope (see [Client.Scope]) keep and give out copies,
+	// which callers may change. V is string, []byte, or has a method
+	// Clone() V that copies all that a caller may change. By default values are shared.
+	Clone bool
 }
 
 const (

@@ -78,6 +78,7 @@ func (v *View[K, V]) deletePart(ctx context.Context, hold int64, keys []K, failu
 		redisKeys[i] = joinKey(v.prefix, key)
 		v.c.wrote(redisKeys[i])
 		defer v.c.wrote(redisKeys[i])
+		v.changing(ctx, key, redisKeys[i])
 	}
 	var until int64
 	if hold > 0 {
@@ -87,6 +88,7 @@ func (v *View[K, V]) deletePart(ctx context.Context, hold int64, keys []K, failu
 	cmds := v.c.runMany(ctx, deleteScript, redisKeys, func(int) []any { return []any{hold} })
 	deleted := redisKeys[:0]
 	for i, redisKey := range redisKeys {
+		v.changed(ctx, keys[i], redisKey, 0, nil)
 		err := cmds[i].Err()
 		if err == nil {
 			deleted = append(deleted, redisKey)

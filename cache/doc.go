@@ -33,6 +33,11 @@
 // callers, on a Cluster a pipeline per node, so that throughput grows with the
 // number of callers. What is no string counts as missing.
 //
+// # Request scope
+//
+// [Client.Scope], or [Client.Middleware] for HTTP, makes the views keep what one
+// request has found, decoded, so that its layers ask Redis once for each key.
+//
 // # What is stored
 //
 // One string per key, <namespace>:cache:<view>:<key>, always with a TTL: the

@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
 	"strings"
 	"time"
 
@@ -95,6 +99,53 @@ func ExampleView_Set() {
 	// Output:
 	// <nil>
 	// 493 021 <nil>
+}
+
+// A request asks Redis once for what it needs several times.
+func ExampleClient_Scope() {
+	client, _, closeAll := connect()
+	defer closeAll()
+	users := cache.NewView[int64, User](client, "user", cache.ViewConfig{})
+	_ = users.Set(context.Background(), 42, User{ID: 42, Name: "Ada"})
+
+	ctx := client.Scope(context.Background())
+	for range 10 {
+		_, _ = users.Get(ctx, 42)
+	}
+	_ = users.Set(ctx, 42, User{ID: 42, Name: "Ada Lovelace"}) // its own writes are there
+	user, err := users.Get(ctx, 42)
+	fmt.Println(user, err)
+	fmt.Println(client.Stats().Hits, "read of Redis,", client.Stats().ScopeHits, "of the scope")
+	// Output:
+	// {42 Ada Lovelace} <nil>
+	// 1 read of Redis, 10 of the scope
+}
+
+func ExampleClient_Middleware() {
+	client, _, closeAll := connect()
+	defer closeAll()
+	users := cache.NewView[string, User](client, "user", cache.ViewConfig{})
+	_ = users.Set(context.Background(), "42", User{ID: 42, Name: "Ada"})
+
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /user/{id}", func(w http.ResponseWriter, r *http.Request) {
+		var user User
+		for range 10 { // in as many layers of the program
+			user, _ = users.Get(r.Context(), r.PathValue("id"))
+		}
+		fmt.Fprintln(w, user.Name, client.Stats().Hits, "read of Redis")
+	})
+	server := httptest.NewServer(client.Middleware(mux))
+	defer server.Close()
+
+	resp, err := http.Get(server.URL + "/user/42")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(os.Stdout, resp.Body)
+	// Output: Ada 1 read of Redis
 }
 
 func ExampleView_GetInto() {

@@ -32,23 +32,27 @@ func (v *View[K, V]) Fetch(ctx context.Context, key K, load func(context.Context
 	if err := v.ready(ctx, "fetch"); err != nil {
 		return zero, err
 	}
-	redisKey := joinKey(v.prefix, key)
 	if load == nil {
-		return zero, v.failed("fetch", redisKey, errors.New("nil load function"))
+		return zero, v.failed("fetch", joinKey(v.prefix, key), errors.New("nil load function"))
 	}
+	var visit visit[K, V]
+	if k := v.near(ctx, key, &visit); k != nil {
+		return v.give(k)
+	}
+	redisKey := joinKey(v.prefix, key)
 	if v.flights.isYoung(key, v.c.patience()) {
 		// A stampede: whoever comes later joins without a read of its own, so
 		// that a thousand callers do not queue for connections. A flight that
 		// has lasted for longer than a read would is not waited for: the value
 		// may be there meanwhile.
-		return v.miss(ctx, key, redisKey, load, found{state: unasked})
+		return v.miss(ctx, key, redisKey, load, found{state: unasked}, &visit)
 	}
 	var value V
-	f := v.read(ctx, redisKey, &value, nil)
+	f := v.read(ctx, key, redisKey, &value, nil, &visit)
 	if f.state == hit {
 		return value, nil
 	}
-	return v.miss(ctx, key, redisKey, load, f)
+	return v.miss(ctx, key, redisKey, load, f, &visit)
 }
 
 // maxJoins is how often a caller joins a flight in vain, since something was
@@ -56,7 +60,7 @@ func (v *View[K, V]) Fetch(ctx context.Context, key K, load func(context.Context
 const maxJoins = 3
 
 // miss returns the value of key after a read that found f and no value.
-func (v *View[K, V]) miss(ctx context.Context, key K, redisKey string, load func(context.Context, K) (V, error), f found) (V, error) {
+func (v *View[K, V]) miss(ctx context.Context, key K, redisKey string, load func(context.Context, K) (V, error), f found, visit *visit[K, V]) (V, error) {
 	var zero, value V
 	for joins := 0; ; joins++ {
 		switch f.state {
@@ -87,17 +91,31 @@ func (v *View[K, V]) miss(ctx context.Context, key K, redisKey string, load func
 		}
 		mine := steps < fl.res.step
 		if mine && (fl.res.err == nil || f.state != unasked) {
-			return v.take(fl, redisKey, isNew)
+			return v.take(fl, key, redisKey, isNew, visit)
 		}
-		f = v.read(ctx, redisKey, &value, nil)
+		f = v.read(ctx, key, redisKey, &value, nil, visit)
 		if mine && f.state != hit {
-			return v.take(fl, redisKey, isNew) // the failure of the load, since Redis has no value either
+			return v.take(fl, key, redisKey, isNew, visit) // the failure of the load, since Redis has no value either
 		}
 	}
 }
 
-// take returns the result of a flight that has ended.
-func (v *View[K, V]) take(fl *flight[V], redisKey string, own bool) (V, error) {
+// take returns the result of a flight that has ended. What is in Redis as well is
+// kept in the request's scope.
+func (v *View[K, V]) take(fl *flight[V], key K, redisKey string, own bool, visit *visit[K, V]) (V, error) {
+	value, err := v.resultOf(fl, redisKey, own)
+	if fl.res.stored {
+		switch err {
+		case nil:
+			v.keepInScope(visit, key, hit, &value)
+		case ErrNotFound: //nolint:errorlint // it is set bare
+			v.keepInScope(visit, key, absent, &value)
+		}
+	}
+	return value, err
+}
+
+func (v *View[K, V]) resultOf(fl *flight[V], redisKey string, own bool) (V, error) {
 	var value V
 	switch err := fl.res.err; {
 	case err == ErrNotFound: //nolint:errorlint // it is set bare

@@ -21,10 +21,11 @@ type flight[V any] struct {
 }
 
 type result[V any] struct {
-	step  int    // on which it rests
-	value V      // for the caller that began the flight
-	body  []byte // for the others: what the codec made of the value
-	err   error
+	step   int    // on which it rests
+	value  V      // for the caller that began the flight
+	body   []byte // for the others: what the codec made of the value
+	err    error
+	stored bool // Redis has the value, or the absence
 }
 
 // anyStep is the step of a result that every caller may have.

@@ -48,3 +48,30 @@ func joinUint(prefix string, n uint64) string {
 	var digits [20]byte
 	return prefix + string(strconv.AppendUint(digits[:0], n, 10))
 }
+
+// parseKey is the key that joinKey has put behind a prefix. It reports false for
+// what no key of the type is written as.
+func parseKey[K Key](text string) (key K, ok bool) {
+	switch k := any(&key).(type) {
+	case *string:
+		*k = text
+		return key, true
+	case *int64:
+		n, err := strconv.ParseInt(text, 10, 64)
+		*k = n
+		return key, err == nil
+	}
+	switch v := reflect.ValueOf(&key).Elem(); {
+	case v.CanInt():
+		n, err := strconv.ParseInt(text, 10, v.Type().Bits())
+		v.SetInt(n)
+		return key, err == nil
+	case v.CanUint():
+		n, err := strconv.ParseUint(text, 10, v.Type().Bits())
+		v.SetUint(n)
+		return key, err == nil
+	default:
+		v.SetString(text)
+		return key, true
+	}
+}

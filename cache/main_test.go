@@ -3,6 +3,9 @@ package cache
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
+	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -117,6 +120,16 @@ func (s *source[V]) load(ctx context.Context, _ string) (V, error) {
 	case <-ctx.Done():
 		return zero, ctx.Err()
 	}
+}
+
+// newSeed is logged, and can be given to play a game again.
+func newSeed(t testing.TB) uint64 {
+	seed := rand.Uint64()
+	if s := os.Getenv("REDISHA_TEST_SEED"); s != "" {
+		seed, _ = strconv.ParseUint(s, 10, 64)
+	}
+	t.Logf("REDISHA_TEST_SEED=%d", seed)
+	return seed
 }
 
 // logBook keeps what is logged.

@@ -32,22 +32,33 @@ func (v *View[K, V]) GetMany(ctx context.Context, keys []K) []Result[V] {
 	if len(keys) == 0 {
 		return results
 	}
-	start := time.Now()
-	redisKeys := make([]string, len(keys))
+	visits := make([]visit[K, V], len(keys))
+	redisKeys := make([]string, 0, len(keys))
+	due := make([]int, 0, len(keys)) // indexes of what the local tiers do not have
 	for i, key := range keys {
-		redisKeys[i] = joinKey(v.prefix, key)
+		if k := v.near(ctx, key, &visits[i]); k != nil {
+			results[i].Value, results[i].Err = v.give(k)
+			continue
+		}
+		redisKeys, due = append(redisKeys, joinKey(v.prefix, key)), append(due, i)
 	}
+	if len(due) == 0 {
+		return results
+	}
+	start := time.Now()
 	reads := v.c.readMany(ctx, v.prefix, redisKeys)
 	took := time.Since(start)
 	answered := false
-	for i, redisKey := range redisKeys {
-		if err := reads[i].Err; err != nil {
-			results[i].Err = v.failed("get", redisKey, v.c.unread(ctx, err, took))
+	for n, i := range due {
+		result, redisKey := &results[i], redisKeys[n]
+		if err := reads[n].Err; err != nil {
+			result.Err = v.failed("get", redisKey, v.c.unread(ctx, err, took))
 			continue
 		}
 		answered = true
-		f := v.judge(ctx, redisKey, reads[i].Value, &results[i].Value, nil)
-		results[i].Err = v.verdict("get", redisKey, f)
+		f := v.judge(ctx, redisKey, reads[n].Value, &result.Value, nil)
+		v.keep(&visits[i], keys[i], f.state, &result.Value)
+		result.Err = v.verdict("get", redisKey, f)
 	}
 	if answered {
 		v.c.stats.getTime.Observe(time.Since(start))
@@ -130,7 +141,7 @@ func (v *View[K, V]) SetMany(ctx context.Context, values map[K]V, opts ...SetOpt
 		return fmt.Errorf("cache: set: %w", err)
 	}
 	failures := &KeysError[K]{op: "set", of: len(values)}
-	var due []write[K]
+	var due []write[K, V]
 	size := 0
 	for key, value := range values {
 		redisKey := joinKey(v.prefix, key)
@@ -139,7 +150,7 @@ func (v *View[K, V]) SetMany(ctx context.Context, values map[K]V, opts ...SetOpt
 			failures.add(key, v.c.subject(redisKey), err)
 			continue
 		}
-		due = append(due, write[K]{key, redisKey, stored})
+		due = append(due, write[K, V]{key: key, redisKey: redisKey, value: &value, stored: stored})
 		if size += len(stored); len(due) == maxPipeline || size >= maxPipelineBytes {
 			v.send(ctx, due, ttl, failures)
 			due, size = due[:0], 0
@@ -152,13 +163,15 @@ func (v *View[K, V]) SetMany(ctx context.Context, values map[K]V, opts ...SetOpt
 }
 
 // A write is a value that is to be stored.
-type write[K Key] struct {
+type write[K Key, V any] struct {
 	key      K
 	redisKey string
+	value    *V
 	stored   []byte
+	changes  uint64
 }
 
-func (v *View[K, V]) send(ctx context.Context, due []write[K], ttl time.Duration, failures *KeysError[K]) {
+func (v *View[K, V]) send(ctx context.Context, due []write[K, V], ttl time.Duration, failures *KeysError[K]) {
 	if len(due) == 0 {
 		return
 	}
@@ -166,6 +179,7 @@ func (v *View[K, V]) send(ctx context.Context, due []write[K], ttl time.Duration
 	cmds := make([]*redis.StatusCmd, len(due))
 	for i, w := range due {
 		v.c.wrote(w.redisKey)
+		due[i].changes = v.changing(ctx, w.key, w.redisKey)
 		cmds[i] = pipe.Set(ctx, w.redisKey, w.stored, time.Duration(jitter(ttl))*time.Millisecond)
 	}
 	owed := v.c.owed.mark()
@@ -173,7 +187,12 @@ func (v *View[K, V]) send(ctx context.Context, due []write[K], ttl time.Duration
 	for i, w := range due {
 		v.c.wrote(w.redisKey)
 		v.flights.forget(w.key)
-		if err := cmds[i].Err(); err != nil {
+		err := cmds[i].Err()
+		if err != nil {
+			w.value = nil // nobody knows
+		}
+		v.changed(ctx, w.key, w.redisKey, w.changes, w.value)
+		if err != nil {
 			v.c.countError(ctx)
 			failures.add(w.key, v.c.subject(w.redisKey), whoseEnd(ctx, err))
 			continue

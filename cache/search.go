@@ -26,7 +26,7 @@ func (v *View[K, V]) fly(ctx context.Context, fl *flight[V], key K, redisKey str
 		return
 	}
 	var cancel context.CancelCauseFunc
-	s.ctx, cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	s.ctx, cancel = context.WithCancelCause(context.WithoutCancel(v.c.unscoped(ctx)))
 	unlink := context.AfterFunc(v.c.ctx, func() { cancel(ErrClosed) })
 	go func() {
 		defer v.c.running.done()
@@ -96,9 +96,9 @@ func (s *search[K, V]) find(first found) result[V] {
 		var value V
 		switch f := v.decode(s.ctx, s.redisKey, held, &value, v.cfg.Codec); f.state {
 		case hit:
-			return result[V]{step: step, value: value, body: f.body}
+			return result[V]{step: step, value: value, body: f.body, stored: true}
 		case absent:
-			return result[V]{step: step, err: ErrNotFound}
+			return result[V]{step: step, err: ErrNotFound, stored: true}
 		case refused:
 			return result[V]{step: step, err: f.err}
 		case buried:
@@ -154,7 +154,7 @@ func (s *search[K, V]) loadLeased() result[V] {
 	if held || !out.isAnswer() {
 		step = anyStep
 	}
-	return result[V]{step: step, value: out.value, body: out.body, err: out.err}
+	return result[V]{step: step, value: out.value, body: out.body, err: out.err, stored: held && out.stored != nil}
 }
 
 // loadPast loads without storing the value, since Redis gave the error cause,

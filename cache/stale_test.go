@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -125,11 +123,7 @@ func TestNothingFromBeforeADeleteIsReturned(t *testing.T) {
 	if testing.Short() {
 		rounds = 4
 	}
-	seed := rand.Uint64()
-	if s := os.Getenv("REDISHA_TEST_SEED"); s != "" {
-		seed, _ = strconv.ParseUint(s, 10, 64)
-	}
-	t.Logf("REDISHA_TEST_SEED=%d", seed)
+	seed := newSeed(t)
 	for round := range rounds {
 		synctest.Test(t, func(t *testing.T) {
 			s := testserver.New(t)

@@ -10,6 +10,8 @@ type Stats struct {
 	// Conn is what the connection did.
 	Conn conn.Stats
 
+	ScopeHits uint64 // reads that found a value or an absence in a request scope
+
 	Hits     uint64 // reads that found a value in Redis
 	Absences uint64 // reads that found a cached absence in Redis
 	Misses   uint64 // reads that found neither, DecodeErrors included
@@ -63,6 +65,7 @@ type Stats struct {
 
 // counters is where a client counts; see Stats.
 type counters struct {
+	scopeHits                                    stats.Counter
 	hits, absences, misses, errors, decodeErrors stats.Counter
 	sets, deletes, deletesRepeated               stats.Counter
 	loads, loadErrors, joined                    stats.Counter
@@ -84,6 +87,7 @@ func (c *Client) Stats() Stats {
 	}
 	return Stats{
 		Conn:             c.rdb.Stats(),
+		ScopeHits:        n.scopeHits.Load(),
 		Hits:             n.hits.Load(),
 		Absences:         n.absences.Load(),
 		Misses:           n.misses.Load(),

@@ -117,8 +117,9 @@ func (v *View[K, V]) decode(ctx context.Context, redisKey string, stored []byte,
 	return f
 }
 
-// read asks Redis for a key, and counts. See judge for the codec.
-func (v *View[K, V]) read(ctx context.Context, redisKey string, value *V, codec Codec) found {
+// read asks Redis for a key, counts, and lets the visit keep what was found, if
+// there is one. See judge for the codec.
+func (v *View[K, V]) read(ctx context.Context, key K, redisKey string, value *V, codec Codec, visit *visit[K, V]) found {
 	start := time.Now()
 	err := v.c.owed.check(v.prefix, redisKey)
 	var stored coalesce.Value
@@ -129,6 +130,7 @@ func (v *View[K, V]) read(ctx context.Context, redisKey string, value *V, codec 
 		return found{state: unread, err: v.c.unread(ctx, err, time.Since(start))}
 	}
 	f := v.judge(ctx, redisKey, stored, value, codec)
+	v.keep(visit, key, f.state, value)
 	v.c.stats.getTime.Observe(time.Since(start))
 	return f
 }

@@ -21,7 +21,9 @@ type View[K Key, V any] struct {
 	taking   Codec // cfg.Codec, or one that keeps what it decodes
 	compress *compress.Codec
 	flights  *table[K, V]
-	timedOut error // the cause of a load's end at its timeout
+	space    *keyspace
+	clone    func(V) V // nil: local tiers share values
+	timedOut error     // the cause of a load's end at its timeout
 }
 
 // NewView returns the view of c with that name, which is a part of the keys:
@@ -51,6 +53,11 @@ func (v *View[K, V]) define(name string) error {
 	if codec, ok := v.cfg.Codec.(typeChecker); ok {
 		errs = append(errs, codec.check(reflect.TypeFor[V]()))
 	}
+	if v.cfg.Clone {
+		var err error
+		v.clone, err = copier[V]()
+		errs = append(errs, err)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
@@ -58,6 +65,7 @@ func (v *View[K, V]) define(name string) error {
 	if v.cfg.Version != "" {
 		v.prefix = v.c.root + name + "." + v.cfg.Version + ":"
 	}
+	v.space = v.c.keyspace(v.prefix)
 	v.timedOut = fmt.Errorf("the load took longer than %s (ViewConfig.LoadTimeout): %w", v.cfg.LoadTimeout, context.DeadlineExceeded)
 	v.taking = v.cfg.Codec
 	if v.cfg.Codec == Raw && v.c.rdb.Own() { // a foreign client may cache its replies
@@ -76,9 +84,13 @@ func (v *View[K, V]) Get(ctx context.Context, key K) (V, error) {
 	if err := v.ready(ctx, "get"); err != nil {
 		return zero, err
 	}
+	var visit visit[K, V]
+	if k := v.near(ctx, key, &visit); k != nil {
+		return v.give(k)
+	}
 	redisKey := joinKey(v.prefix, key)
 	var value V
-	if err := v.verdict("get", redisKey, v.read(ctx, redisKey, &value, nil)); err != nil {
+	if err := v.verdict("get", redisKey, v.read(ctx, key, redisKey, &value, nil, &visit)); err != nil {
 		return zero, err
 	}
 	return value, nil
@@ -92,16 +104,34 @@ func (v *View[K, V]) GetInto(ctx context.Context, key K, dst *V) error {
 	if err := v.ready(ctx, "get"); err != nil {
 		return err
 	}
-	redisKey := joinKey(v.prefix, key)
 	if dst == nil {
-		return v.failed("get", redisKey, errors.New("nil destination: pass a pointer to a value"))
+		return v.failed("get", joinKey(v.prefix, key), errors.New("nil destination: pass a pointer to a value"))
 	}
+	var visit visit[K, V]
+	if k := v.near(ctx, key, &visit); k != nil {
+		return v.put(dst, k)
+	}
+	redisKey := joinKey(v.prefix, key)
 	if v.cfg.Codec == Raw {
-		return v.verdict("get", redisKey, v.read(ctx, redisKey, dst, fillingCodec{}))
+		// What is in the caller's memory is not kept.
+		return v.verdict("get", redisKey, v.read(ctx, key, redisKey, dst, fillingCodec{}, nil))
 	}
 	var zero V
 	*dst = zero
-	return v.verdict("get", redisKey, v.read(ctx, redisKey, dst, nil))
+	return v.verdict("get", redisKey, v.read(ctx, key, redisKey, dst, nil, &visit))
+}
+
+// put sets *dst to a value of a local tier. Bytes are not shared with it.
+func (v *View[K, V]) put(dst *V, k *kept[V]) (err error) {
+	if k.absent || v.cfg.Codec != Raw {
+		*dst, err = v.give(k)
+		return err
+	}
+	raw, isBytes := any(k.value).([]byte)
+	if !isBytes {
+		raw, _ = Raw.Append(nil, &k.value) // never fails
+	}
+	return fillingCodec{}.Decode(raw, dst)
 }
 
 // verdict is what a read that found f returns.

@@ -75,8 +75,14 @@ func (v *View[K, V]) store(ctx context.Context, op string, key K, value V, opts 
 	v.c.wrote(redisKey)
 	defer v.c.wrote(redisKey)
 	owed := v.c.owed.mark()
+	changes := v.changing(ctx, key, redisKey)
 	done, err = send(redisKey, stored, jitter(ttl))
 	v.flights.forget(key)
+	var is *V
+	if done && err == nil {
+		is = &value
+	}
+	v.changed(ctx, key, redisKey, changes, is)
 	v.c.stats.setTime.Observe(time.Since(start))
 	if err != nil {
 		v.c.countError(ctx)

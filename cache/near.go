@@ -1,0 +1,158 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"reflect"
+	"sync/atomic"
+)
+
+// A keyspace is what the views of one prefix share in a client, of whatever types
+// they are.
+type keyspace struct {
+	prefix string
+	locals atomic.Pointer[[]localTier] // copied to be changed
+}
+
+// A localTier is the L1 of a view.
+type localTier interface {
+	evict(text string) // the key of that text
+}
+
+// keyspace returns that of a prefix.
+func (c *Client) keyspace(prefix string) *keyspace {
+	c.spacesMu.Lock()
+	defer c.spacesMu.Unlock()
+	s := c.spaces[prefix]
+	if s == nil {
+		s = &keyspace{prefix: prefix}
+		c.spaces[prefix] = s
+	}
+	return s
+}
+
+// evict removes a key from the L1s.
+func (s *keyspace) evict(text string) {
+	if locals := s.locals.Load(); locals != nil {
+		for _, l := range *locals {
+			l.evict(text)
+		}
+	}
+}
+
+// A visit is a look into the local tiers, and what has to be known to add there
+// what they did not have.
+type visit[K Key, V any] struct {
+	snapshot *snapshot[K, V] // nil: the context has no scope
+	changes  uint64
+}
+
+// near looks for key in the local tiers. If it returns nil, what is read then can be
+// kept by the visit.
+func (v *View[K, V]) near(ctx context.Context, key K, visit *visit[K, V]) *kept[V] {
+	if s := v.snapshot(ctx); s != nil {
+		k, changes := s.find(key)
+		if k != nil {
+			v.c.stats.scopeHits.Inc()
+			return k
+		}
+		visit.snapshot, visit.changes = s, changes
+	}
+	return nil
+}
+
+// give returns what is kept, as Get does.
+func (v *View[K, V]) give(k *kept[V]) (V, error) {
+	if k.absent {
+		return k.value, ErrNotFound
+	}
+	return v.copyOf(k.value), nil
+}
+
+// keep adds to the local tiers what Redis has for key, if that is an answer.
+func (v *View[K, V]) keep(visit *visit[K, V], key K, s state, value *V) {
+	if visit == nil || s != hit && s != absent {
+		return
+	}
+	v.keepInScope(visit, key, s, value)
+}
+
+// keepInScope adds to the request's scope.
+func (v *View[K, V]) keepInScope(visit *visit[K, V], key K, s state, value *V) {
+	if visit.snapshot == nil {
+		return
+	}
+	k := &kept[V]{absent: s == absent}
+	if s == hit {
+		k.value = v.copyOf(*value)
+	}
+	visit.snapshot.add(key, k, visit.changes)
+}
+
+// changing is called before this process changes key, and changed afterwards: no
+// local tier has the old value then. It returns what changed wants to know.
+func (v *View[K, V]) changing(ctx context.Context, key K, redisKey string) (changes uint64) {
+	v.space.evict(redisKey[len(v.prefix):])
+	s := v.snapshot(ctx)
+	if s == nil {
+		return 0
+	}
+	return v.changeIn(s, key, redisKey)
+}
+
+// changed is told what key holds now; nil: nothing, or nobody knows.
+func (v *View[K, V]) changed(ctx context.Context, key K, redisKey string, changes uint64, value *V) {
+	v.space.evict(redisKey[len(v.prefix):])
+	s := v.snapshot(ctx)
+	if s == nil {
+		return
+	}
+	since := v.changeIn(s, key, redisKey)
+	if value != nil && since == changes+1 { // nothing else was written meanwhile
+		s.add(key, &kept[V]{value: v.copyOf(*value)}, since)
+	}
+}
+
+func (v *View[K, V]) changeIn(s *snapshot[K, V], key K, redisKey string) uint64 {
+	for _, other := range s.scope.list() {
+		if other.space == v.space && other.snapshot != interface{ forget(string) }(s) {
+			other.snapshot.forget(redisKey[len(v.prefix):])
+		}
+	}
+	return s.change(key)
+}
+
+// A cloner is a type whose values local tiers can copy.
+type cloner[V any] interface{ Clone() V }
+
+// copier returns how values of V are copied: nil if they need not be.
+func copier[V any]() (func(V) V, error) {
+	t := reflect.TypeFor[V]()
+	var value V
+	switch _, isBytes := any(value).([]byte); {
+	case t.Kind() == reflect.String:
+		return nil, nil
+	case isBytes:
+		return func(v V) V { return any(bytes.Clone(any(v).([]byte))).(V) }, nil
+	case t.Implements(reflect.TypeFor[cloner[V]]()):
+		nilable := t.Kind() == reflect.Pointer || t.Kind() == reflect.Map || t.Kind() == reflect.Slice || t.Kind() == reflect.Interface
+		return func(v V) V {
+			if nilable && reflect.ValueOf(&v).Elem().IsNil() {
+				return v
+			}
+			return any(v).(cloner[V]).Clone()
+		}, nil
+	case reflect.PointerTo(t).Implements(reflect.TypeFor[cloner[V]]()):
+		return func(v V) V { return any(&v).(cloner[V]).Clone() }, nil
+	}
+	return nil, fmt.Errorf("%s has no method Clone() %s, by which ViewConfig.Clone copies: add it, or unset Clone and do not change values", t, t)
+}
+
+// copyOf returns a value for whoever may change it.
+func (v *View[K, V]) copyOf(value V) V {
+	if v.clone == nil {
+		return value
+	}
+	return v.clone(value)
+}
