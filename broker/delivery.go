@@ -27,7 +27,8 @@ type Delivery struct {
 	// Enqueued is when the task was published, by the clock of the Redis server.
 	Enqueued time.Time
 
-	headers []header
+	headers  []header
+	progress *reporter // nil where no result is kept
 }
 
 // Header returns the value of a header that the publisher added; "" if there is

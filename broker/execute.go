@@ -81,6 +81,7 @@ func (r *run) attempt(v *verdict, e *envelope, h *handler, payload []byte) {
 	if r.keepsResult(e) {
 		v.s.note(v.task, &result.Record{ID: e.id, Task: e.task, State: result.Started, Attempt: int(e.attempt),
 			Enqueued: time.UnixMilli(e.enqueued), Started: start, TTL: retention(e)})
+		v.progress = r.reports(v.task, e, start)
 	}
 	// A handler that ends its goroutine returns nothing.
 	value, err := []byte(nil), error(errGoexit)
@@ -90,9 +91,13 @@ func (r *run) attempt(v *verdict, e *envelope, h *handler, payload []byte) {
 			r.cut.Store(true)
 		}
 		n.runTime.Observe(time.Since(start))
+		progress := v.progress.end()
 		r.decide(v, e, value, err, h.def.cfg.Backoff)
 		if v.record != nil {
 			v.record.Started = start
+			if v.record.State != result.Success {
+				v.record.Progress = progress // how far it came
+			}
 		}
 	}()
 	value, err = r.call(v, e, h, payload)
@@ -102,7 +107,9 @@ var errGoexit = errors.New("the handler ended its goroutine (runtime.Goexit)")
 
 // call runs h with its context and contains a panic.
 func (r *run) call(v *verdict, e *envelope, h *handler, payload []byte) (value []byte, err error) {
-	ctx := context.WithValue(v.lease.ctx, deliveryKey{}, newDelivery(e, v.s.p.queue))
+	delivery := newDelivery(e, v.s.p.queue)
+	delivery.progress = v.progress
+	ctx := context.WithValue(v.lease.ctx, deliveryKey{}, delivery)
 	if e.timeout > 0 {
 		limit := time.Duration(min(e.timeout, uint64(maxTimeout.Milliseconds()))) * time.Millisecond
 		var cancel context.CancelFunc

@@ -46,6 +46,8 @@ type verdict struct {
 	delay  time.Duration // of a retry or release; 0: ready at once
 	value  []byte        // what is stored where the task goes
 	record *result.Record
+
+	progress *reporter // of the handler; nil where no result is kept
 }
 
 func (v *verdict) retry(e *envelope, delay time.Duration) {
@@ -97,10 +99,12 @@ func release(t *task, delay time.Duration) *verdict {
 }
 
 // note passes on a record that is not final, if there is room: nothing waits for it.
-func (s *source) note(t *task, r *result.Record) {
+func (s *source) note(t *task, r *result.Record) bool {
 	select {
 	case s.verdicts <- &verdict{task: t, kind: noteVerdict, record: r}:
+		return true
 	default:
+		return false
 	}
 }
 

@@ -59,11 +59,16 @@ func (rawCodec) Decode(data []byte, v any) error {
 	return nil
 }
 
-// Encode encodes v with Config.Codec, for Record.Value or Record.Progress.
+// Encode encodes v with Config.Codec, for Record.Value or Record.Progress. The
+// error is a [*TooLargeError] for more than Config.MaxValueBytes.
 func (c *Client) Encode(v any) ([]byte, error) {
 	b, err := c.cfg.Codec.Append([]byte{}, v)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, fmt.Errorf("result: encode %T: %w", v, err)
+	case len(b) > c.cfg.MaxValueBytes:
+		c.counts.tooLarge.Inc()
+		return nil, &TooLargeError{Field: "Value", Size: len(b), Limit: c.cfg.MaxValueBytes}
 	}
 	return b, nil
 }

@@ -18,7 +18,8 @@ var (
 	ErrCorrupt = errors.New("corrupt record")
 )
 
-// A TooLargeError is returned by Store for a value above Config.MaxValueBytes.
+// A TooLargeError is returned by Encode and Store for a value above
+// Config.MaxValueBytes.
 // Nothing was stored: store a [Failure] with it as the cause instead, so that
 // nobody waits in vain.
 type TooLargeError struct {
