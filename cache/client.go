@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -33,6 +34,7 @@ type Client struct {
 	spaces   map[string]*keyspace // by prefix
 
 	fallbacks chan struct{} // a place for each load past Redis
+	keptBytes atomic.Int64  // of what was loaded so, and is kept for a while
 	running   group         // flights and loads
 	ctx       context.Context
 	stop      context.CancelCauseFunc // ends ctx, and with it all loads

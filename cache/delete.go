@@ -63,9 +63,6 @@ func (v *View[K, V]) delete(ctx context.Context, hold int64, keys []K) error {
 		rest = rest[len(part):]
 		v.deletePart(ctx, hold, part, failures)
 	}
-	for _, key := range keys {
-		v.flights.forget(key)
-	}
 	v.c.stats.deleteTime.Observe(time.Since(start))
 	v.c.stats.deletes.Add(uint64(len(keys) - failures.n))
 	return failures.orNil()
@@ -89,6 +86,7 @@ func (v *View[K, V]) deletePart(ctx context.Context, hold int64, keys []K, failu
 	deleted := redisKeys[:0]
 	for i, redisKey := range redisKeys {
 		v.changed(ctx, keys[i], redisKey, 0, nil)
+		v.forget(keys[i], redisKey)
 		err := cmds[i].Err()
 		if err == nil {
 			deleted = append(deleted, redisKey)

@@ -26,6 +26,8 @@ import (
 //
 // If Redis cannot be asked, Fetch calls load all the same, once for all callers
 // of a key in this process that wait, and for Config.MaxFallbacks keys at once.
+// What it returns then serves the Gets and Fetches of the process for two seconds,
+// or until the process writes the key or Redis answers again.
 // It fails only if the client is closed or its role is not configured.
 func (v *View[K, V]) Fetch(ctx context.Context, key K, load func(context.Context, K) (V, error)) (V, error) {
 	var zero V

@@ -20,6 +20,14 @@ type outcome[V any] struct {
 // isAnswer reports whether the source answered: with a value, or that there is none.
 func (o *outcome[V]) isAnswer() bool { return o.err == nil || errors.Is(o.err, ErrNotFound) }
 
+// keepFor is how long the outcome may be kept in an outage; 0: not at all.
+func (o *outcome[V]) keepFor() time.Duration {
+	if o.stored == nil {
+		return 0
+	}
+	return min(time.Duration(o.ttl)*time.Millisecond, keepFor)
+}
+
 // call calls the loader, until LoadTimeout at most. It calls after once the
 // loader has returned, which may be later.
 func (s *search[K, V]) call(after func()) outcome[V] {

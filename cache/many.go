@@ -52,7 +52,8 @@ func (v *View[K, V]) GetMany(ctx context.Context, keys []K) []Result[V] {
 	for n, i := range due {
 		result, redisKey := &results[i], redisKeys[n]
 		if err := reads[n].Err; err != nil {
-			result.Err = v.failed("get", redisKey, v.c.unread(ctx, err, took))
+			f := v.recall(ctx, redisKey, &result.Value, nil, v.c.unread(ctx, err, took))
+			result.Err = v.verdict("get", redisKey, f)
 			continue
 		}
 		answered = true
@@ -186,7 +187,7 @@ func (v *View[K, V]) send(ctx context.Context, due []write[K, V], ttl time.Durat
 	conn.Exec(ctx, pipe)
 	for i, w := range due {
 		v.c.wrote(w.redisKey)
-		v.flights.forget(w.key)
+		v.forget(w.key, w.redisKey)
 		err := cmds[i].Err()
 		if err != nil {
 			w.value = nil // nobody knows

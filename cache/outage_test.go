@@ -183,7 +183,7 @@ func TestARefusalOfRedisIsNoReasonToFailAFetch(t *testing.T) {
 			"READONLY You can't write against a read only replica.", "NOPERM this user has no permissions", "MISCONF Redis is configured to save RDB snapshots",
 		} {
 			s.SetError(message)
-			got, err := v.Fetch(t.Context(), "k", func(context.Context, string) (string, error) { return message, nil })
+			got, err := v.Fetch(t.Context(), message, func(context.Context, string) (string, error) { return message, nil })
 			require.NoError(t, err)
 			require.Equal(t, message, got)
 			_, err = v.Get(t.Context(), "k")
@@ -281,13 +281,13 @@ func TestAServerThatDoesNotAnswerCostsOneReadTimeout(t *testing.T) {
 		require.Equal(t, "value", got)
 		require.Equal(t, 250*time.Millisecond, time.Since(start))
 
-		_, err = v.Get(t.Context(), "k")
-		require.ErrorContains(t, err, `cache: get "v:k": no answer within 250ms (Config.ReadTimeout): `)
+		_, err = v.Get(t.Context(), "l")
+		require.ErrorContains(t, err, `cache: get "v:l": no answer within 250ms (Config.ReadTimeout): `)
 
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		start = time.Now()
-		_, err = v.Fetch(ctx, "k", mustNotLoad[string])
+		_, err = v.Fetch(ctx, "l", mustNotLoad[string])
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.NotContains(t, err.Error(), "must not load")
 		require.Equal(t, 100*time.Millisecond, time.Since(start), "the caller's deadline goes before ours")

@@ -262,7 +262,7 @@ func TestAfterFailedDeletesNothingStaysStale(t *testing.T) {
 			dice := &dice{r: rand.New(rand.NewPCG(seed, uint64(round)))}
 			rdb := s.Client(t)
 			rdb.AddHook(hesitant{dice.pause})
-			ailing := &ailing{failing: failing{dice, false}}
+			ailing := &ailing{failing: failing{dice, false}, blind: round%2 == 1}
 			rdb.AddHook(ailing)
 			own := NewView[int, int64](newClient(t, rdb, Config{}), "v", ViewConfig{})
 			other := NewView[int, int64](newClient(t, s.Client(t), Config{}), "v", ViewConfig{})
@@ -295,6 +295,9 @@ func TestAfterFailedDeletesNothingStaysStale(t *testing.T) {
 			time.Sleep(2 * time.Minute) // leases are over too
 			require.Zero(t, own.c.Stats().DeletesOwed)
 			require.Positive(t, own.c.Stats().DeletesRepeated)
+			if ailing.blind {
+				require.Positive(t, own.c.Stats().OutageHits)
+			}
 			for _, v := range []*View[int, int64]{own, other} {
 				for key := range db.rows {
 					require.NoError(t, db.read(t.Context(), v, key, true))

@@ -141,10 +141,13 @@ func TestAScopeKeepsWhatWasLoadedAndStored(t *testing.T) {
 
 	// What was loaded without being stored is in no tier.
 	srv.SetError("ERR down")
-	for i := range 2 {
+	hits := c.Stats().ScopeHits
+	for range 2 {
 		_, _ = v.Fetch(ctx, "c", load)
-		require.Equal(t, 3+i, loads)
 	}
+	require.Equal(t, 3, loads)
+	require.Equal(t, hits, c.Stats().ScopeHits)
+	require.EqualValues(t, 1, c.Stats().OutageHits)
 }
 
 // What a loader reads goes into a value for others: it must not be this

@@ -16,6 +16,7 @@ type search[K Key, V any] struct {
 	load     func(context.Context, K) (V, error)
 	ctx      context.Context // of the flight: it outlives the callers
 	lease    []byte
+	keeps    bool // what is loaded past Redis, which could not be read
 }
 
 // fly starts the goroutine of a flight. Client.Close ends it and waits for it.
@@ -61,6 +62,7 @@ const (
 func (s *search[K, V]) find(first found) result[V] {
 	v := s.view
 	if first.state == unread {
+		s.keeps = true
 		return s.loadPast(first.err)
 	}
 	if err := v.c.owed.check(v.prefix, s.redisKey); err != nil {
@@ -190,10 +192,17 @@ func (s *search[K, V]) loadPast(cause error) result[V] {
 	}
 	c.stats.fallbacksRunning.Add(1)
 	v.flights.close(s.key, s.flight)
+	var kept *keptLoad
+	if s.keeps {
+		kept = v.outage.begin(s.redisKey)
+	}
 	out := s.call(func() {
 		c.stats.fallbacksRunning.Add(-1)
 		<-c.fallbacks
 	})
+	if s.keeps {
+		v.outage.end(s.redisKey, kept, out.body, out.keepFor())
+	}
 	return result[V]{step: anyStep, value: out.value, body: out.body, err: out.err}
 }
 

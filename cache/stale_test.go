@@ -393,10 +393,11 @@ func TestALoadThatADeleteOrSetOvertookIsNotStored(t *testing.T) {
 	}
 }
 
-// ailing is failing until it is well.
+// ailing is failing until it is well; if it is blind, most reads fail.
 type ailing struct {
 	failing
-	well atomic.Bool
+	blind bool
+	well  atomic.Bool
 }
 
 func (f *ailing) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
@@ -404,6 +405,10 @@ func (f *ailing) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		if f.well.Load() {
 			return next(ctx, cmd)
+		}
+		if f.blind && cmd.Name() == "get" && f.roll(20) > 0 {
+			cmd.SetErr(errInjected)
+			return errInjected
 		}
 		return ill(ctx, cmd)
 	}

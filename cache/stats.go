@@ -52,6 +52,10 @@ type Stats struct {
 	FallbacksRefused uint64
 	FallbacksRunning int64
 
+	// OutageHits counts the reads that Redis did not answer, and that got what a
+	// Fetch had loaded in the two seconds before.
+	OutageHits uint64
+
 	// BytesBefore and BytesAfter are the lengths of the values that were made
 	// ready for storing, before and after compression, without header.
 	BytesBefore uint64
@@ -70,7 +74,7 @@ type counters struct {
 	sets, deletes, deletesRepeated               stats.Counter
 	loads, loadErrors, joined                    stats.Counter
 	leasesTaken, leaseWaits, fillsRefused        stats.Counter
-	fallbacks, fallbacksRefused                  stats.Counter
+	fallbacks, fallbacksRefused, outageHits      stats.Counter
 	fallbacksRunning                             stats.Gauge
 	bytesBefore, bytesAfter, tooLarge            stats.Counter
 	loadTime, getTime, setTime, deleteTime       stats.Histogram
@@ -109,6 +113,7 @@ func (c *Client) Stats() Stats {
 		Fallbacks:        n.fallbacks.Load(),
 		FallbacksRefused: n.fallbacksRefused.Load(),
 		FallbacksRunning: n.fallbacksRunning.Load(),
+		OutageHits:       n.outageHits.Load(),
 		BytesBefore:      n.bytesBefore.Load(),
 		BytesAfter:       n.bytesAfter.Load(),
 		TooLarge:         n.tooLarge.Load(),

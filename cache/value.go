@@ -9,6 +9,7 @@ import (
 
 	"github.com/redisha/redisha/compress"
 	"github.com/redisha/redisha/internal/coalesce"
+	"github.com/redisha/redisha/internal/conn"
 )
 
 // A state is what a key holds, as far as a view can use it.
@@ -127,12 +128,36 @@ func (v *View[K, V]) read(ctx context.Context, key K, redisKey string, value *V,
 		stored, err = v.c.read(ctx, redisKey)
 	}
 	if err != nil {
-		return found{state: unread, err: v.c.unread(ctx, err, time.Since(start))}
+		return v.recall(ctx, redisKey, value, codec, v.c.unread(ctx, err, time.Since(start)))
 	}
 	f := v.judge(ctx, redisKey, stored, value, codec)
 	v.keep(visit, key, f.state, value)
 	v.c.stats.getTime.Observe(time.Since(start))
 	return f
+}
+
+// recall is what a read found that ended with err: what was loaded a moment ago,
+// because others had ended so, or the error.
+func (v *View[K, V]) recall(ctx context.Context, redisKey string, value *V, codec Codec, err error) found {
+	unanswered := found{state: unread, err: err}
+	body, ok := v.outage.recall(redisKey)
+	if !ok || conn.Ended(ctx) != nil || isFinal(err) {
+		return unanswered
+	}
+	if body == nil {
+		v.c.stats.outageHits.Inc()
+		return found{state: absent}
+	}
+	if codec == nil {
+		codec = v.cfg.Codec
+	}
+	if codec.Decode(body, value) != nil {
+		var zero V
+		*value = zero
+		return unanswered
+	}
+	v.c.stats.outageHits.Inc()
+	return found{state: hit}
 }
 
 // judge decodes what was read, releases it, and counts. If codec is nil it is
@@ -144,6 +169,7 @@ func (v *View[K, V]) judge(ctx context.Context, redisKey string, stored coalesce
 			codec = v.taking
 		}
 	}
+	v.outage.answered(redisKey)
 	f := v.decode(ctx, redisKey, stored.Bytes(), value, codec)
 	f.body = nil
 	stored.Release()

@@ -21,6 +21,7 @@ type View[K Key, V any] struct {
 	taking   Codec // cfg.Codec, or one that keeps what it decodes
 	compress *compress.Codec
 	flights  *table[K, V]
+	outage   *outage
 	space    *keyspace
 	clone    func(V) V // nil: local tiers share values
 	timedOut error     // the cause of a load's end at its timeout
@@ -61,6 +62,7 @@ func (v *View[K, V]) define(name string) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	v.outage = newOutage(v.c)
 	v.prefix = v.c.root + name + ":"
 	if v.cfg.Version != "" {
 		v.prefix = v.c.root + name + "." + v.cfg.Version + ":"
@@ -78,7 +80,8 @@ func (v *View[K, V]) define(name string) error {
 
 // Get returns the value of key, or ErrMiss if the cache does not have it, or
 // ErrNotFound if it knows that there is none. Any other error says that Redis
-// could not be asked. The caller owns the value.
+// could not be asked, and that no Fetch has loaded the key a moment ago. The
+// caller owns the value.
 func (v *View[K, V]) Get(ctx context.Context, key K) (V, error) {
 	var zero V
 	if err := v.ready(ctx, "get"); err != nil {

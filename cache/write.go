@@ -77,7 +77,7 @@ func (v *View[K, V]) store(ctx context.Context, op string, key K, value V, opts 
 	owed := v.c.owed.mark()
 	changes := v.changing(ctx, key, redisKey)
 	done, err = send(redisKey, stored, jitter(ttl))
-	v.flights.forget(key)
+	v.forget(key, redisKey)
 	var is *V
 	if done && err == nil {
 		is = &value
@@ -93,4 +93,11 @@ func (v *View[K, V]) store(ctx context.Context, op string, key K, value V, opts 
 		v.c.stats.sets.Inc()
 	}
 	return done, nil
+}
+
+// forget is called when key has been written, or may have been: nobody who comes
+// later gets what was loaded before.
+func (v *View[K, V]) forget(key K, redisKey string) {
+	v.flights.forget(key)
+	v.outage.forget(redisKey)
 }

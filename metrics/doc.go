@@ -127,6 +127,7 @@
 //	redisha_cache_fallbacks_total            counter    role
 //	redisha_cache_fallbacks_refused_total    counter    role
 //	redisha_cache_fallbacks_running          gauge      role
+//	redisha_cache_outage_hits_total          counter    role
 //	redisha_cache_uncompressed_bytes_total   counter    role
 //	redisha_cache_compressed_bytes_total     counter    role
 //	redisha_cache_too_large_values_total     counter    role
