@@ -12,6 +12,9 @@ var caches = newTable(by("role"),
 		by("outcome"), func(s *cache.Stats) []sample {
 			return []sample{count(s.Hits, "hit"), count(s.Absences, "absence"), count(s.Misses, "miss")}
 		}),
+	counter("redisha_cache_scope_hits_total",
+		"Reads that found their key, or its absence, in the request's scope.",
+		func(s *cache.Stats) uint64 { return s.ScopeHits }),
 	counter("redisha_cache_errors_total",
 		"Reads, Sets, Deletes and steps of a load lease that Redis did not carry out.",
 		func(s *cache.Stats) uint64 { return s.Errors }),

@@ -108,6 +108,7 @@
 // set or delete.
 //
 //	redisha_cache_reads_total                counter    outcome, role
+//	redisha_cache_scope_hits_total           counter    role
 //	redisha_cache_errors_total               counter    role
 //	redisha_cache_decode_errors_total        counter    role
 //	redisha_cache_read_batches_total         counter    role
