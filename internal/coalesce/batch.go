@@ -19,6 +19,7 @@ import (
 type Value struct {
 	bytes []byte
 	batch *batch // nil: the bytes are nobody else's
+	node  string
 }
 
 // Bytes returns the bytes, which must not be changed, and are valid until Release;
@@ -28,6 +29,11 @@ func (v *Value) Bytes() []byte { return v.bytes }
 // Shared reports whether the bytes are a view of memory that others have as well.
 // If not, they are the caller's, who may keep them beyond Release.
 func (v *Value) Shared() bool { return v.batch != nil }
+
+// Node returns the address of the node of a Cluster that has sent the value, if it
+// was the one that [Reader.Node] had for the key when the read was sent; else, and
+// without Cluster, it is "".
+func (v *Value) Node() string { return v.node }
 
 // Release gives the memory back. A Value must be released once, and its copies not
 // at all; to release the same variable again does nothing. One that is never
@@ -61,7 +67,8 @@ type batch struct {
 
 	granted ticket // its one reader reads the key itself, on this lane
 	reply   reply
-	err     error // of all keys
+	err     error  // of all keys
+	node    string // that has answered; see Value.Node
 	holders atomic.Int32
 }
 
@@ -167,7 +174,7 @@ func (s seat) take() (v Value, again bool, err error) {
 	if err = b.err; err == nil {
 		switch a := &b.reply.answers[s.index]; a.state {
 		case present:
-			return Value{a.value, b}, false, nil
+			return Value{bytes: a.value, batch: b, node: b.node}, false, nil
 		case tooLong, moved:
 			again = true
 		case failed:
@@ -188,13 +195,22 @@ type flightContext struct {
 	context.Context
 	deadline time.Time
 	endless  bool
+	route    conn.Route
 }
 
 func (c *flightContext) Deadline() (time.Time, bool) { return c.deadline, !c.endless }
 
+func (c *flightContext) Value(key any) any {
+	if _, ok := key.(conn.RouteKey); ok {
+		return &c.route
+	}
+	return c.Context.Value(key)
+}
+
 // depart is called under queue.mu.
-func (b *batch) depart() (ctx *flightContext) {
+func (b *batch) depart(node string) (ctx *flightContext) {
 	ctx = &flightContext{deadline: b.deadline, endless: b.endless}
+	ctx.route.Begin(node)
 	ctx.Context, b.cancel = context.WithCancel(b.r.life)
 	b.departed = true
 	b.holders.Store(int32(b.readers) + 1) //nolint:gosec // it fits
@@ -218,6 +234,7 @@ func (b *batch) fly(ctx *flightContext, start time.Time) (took time.Duration) {
 	b.r.counts.keys.Add(uint64(len(b.keys)))
 	b.reply.begin(len(b.keys))
 	b.err = b.read(ctx)
+	b.node = ctx.route.Node()
 	if b.err != nil || !b.measure() {
 		return 0
 	}

@@ -92,7 +92,7 @@ func New(cn *conn.Client, cfg Config) *Reader {
 		r.nodes.Store(&map[string]*queue{})
 		return r
 	}
-	r.single = newQueue(r)
+	r.single = newQueue(r, "")
 	_, server := cn.UniversalClient.(*redis.Client)
 	r.mget = cn.Own() || server // who knows what else does with several keys
 	return r
@@ -115,7 +115,7 @@ func (r *Reader) Get(ctx context.Context, key string) (Value, error) {
 	t := r.limit.begin(ctx)
 	q := r.queue(ctx, key)
 	if q == nil {
-		return r.read(ctx, &t, key)
+		return r.read(ctx, &t, key, "")
 	}
 	if r.sizes.isLarge(key) {
 		return r.aside(ctx, q, &t, key)
@@ -235,19 +235,38 @@ func (r *Reader) aside(ctx context.Context, q *queue, t *term, key string) (Valu
 func (r *Reader) onLane(ctx context.Context, q *queue, ticket ticket, t *term, key string) (v Value, err error) {
 	well := false
 	defer func() { q.landed(ticket, well) }()
-	v, err = r.read(ctx, t, key)
+	v, err = r.read(ctx, t, key, q.node)
 	well = err == nil
 	return v, err
 }
 
-// read is go-redis' GET.
-func (r *Reader) read(ctx context.Context, t *term, key string) (Value, error) {
+// read is go-redis' GET, to a node of a Cluster if that is known.
+func (r *Reader) read(ctx context.Context, t *term, key, node string) (Value, error) {
 	r.counts.alone.Inc()
-	a := answerOf(r.rdb.Get(t.context(ctx), key))
+	ctx, route := t.context(ctx, node)
+	a := answerOf(r.rdb.Get(ctx, key))
 	if a.err == nil {
 		r.sizes.saw(key, len(a.value))
 	}
-	return Value{bytes: a.value}, a.err
+	v := Value{bytes: a.value}
+	if route != nil {
+		v.node = route.Node()
+	}
+	return v, a.err
+}
+
+// Node returns the address of the node of a Cluster that a read of key is sent to
+// now: that of its client's Options. It is "" where there is no telling, and without
+// Cluster.
+func (r *Reader) Node(ctx context.Context, key string) string {
+	if r.cluster == nil || r.alone {
+		return ""
+	}
+	node, err := r.cluster.MasterForKey(ctx, key)
+	if err != nil {
+		return ""
+	}
+	return node.Options().Addr
 }
 
 // pipelined reads some of the keys in a pipeline of their own, on the caller's
@@ -256,7 +275,7 @@ func (r *Reader) pipelined(ctx context.Context, t *term, keys []string, indexes 
 	if len(indexes) == 0 {
 		return
 	}
-	ctx = t.context(ctx)
+	ctx, _ = t.context(ctx, "")
 	pipe := r.rdb.Pipeline()
 	cmds := make([]*redis.StringCmd, len(indexes))
 	for i, index := range indexes {
@@ -322,7 +341,7 @@ func (r *Reader) add(addr string) *queue {
 	defer r.adding.Unlock()
 	nodes := maps.Clone(*r.nodes.Load())
 	if nodes[addr] == nil && !r.closed.Load() {
-		nodes[addr] = newQueue(r)
+		nodes[addr] = newQueue(r, addr)
 		r.nodes.Store(&nodes)
 	}
 	return nodes[addr]

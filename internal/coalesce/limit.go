@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/redisha/redisha/internal/conn"
 )
 
 // A limit ends reads that have taken for so long. A context.WithTimeout for each
@@ -68,12 +70,18 @@ func (t *term) over() <-chan struct{} {
 	return t.slot.done
 }
 
-// context is what a read that travels alone is sent with.
-func (t *term) context(caller context.Context) context.Context {
-	if t.slot == nil {
-		return caller
+// context is what reads that share nothing with others' are sent with. It tells
+// where they went if node is not "".
+func (t *term) context(caller context.Context, node string) (context.Context, *conn.Route) {
+	if t.slot == nil && node == "" {
+		return caller, nil
 	}
-	return &termContext{caller, *t}
+	c := &termContext{caller: caller, term: *t}
+	if node == "" {
+		return c, nil
+	}
+	c.route.Begin(node)
+	return c, &c.route
 }
 
 // A termContext has the values of its caller and the deadline that comes first,
@@ -83,13 +91,31 @@ func (t *term) context(caller context.Context) context.Context {
 type termContext struct {
 	caller context.Context
 	term   term
+	route  conn.Route
 }
 
-func (c *termContext) Deadline() (time.Time, bool) { return c.term.deadline, true }
-func (c *termContext) Done() <-chan struct{}       { return c.term.slot.done }
-func (c *termContext) Value(key any) any           { return c.caller.Value(key) }
+func (c *termContext) Deadline() (time.Time, bool) {
+	return c.term.deadline, !c.term.deadline.IsZero()
+}
+
+func (c *termContext) Done() <-chan struct{} {
+	if c.term.slot == nil {
+		return c.caller.Done()
+	}
+	return c.term.slot.done
+}
+
+func (c *termContext) Value(key any) any {
+	if _, ok := key.(conn.RouteKey); ok {
+		return &c.route
+	}
+	return c.caller.Value(key)
+}
 
 func (c *termContext) Err() error {
+	if c.term.slot == nil {
+		return c.caller.Err()
+	}
 	select {
 	case <-c.term.slot.done:
 		return context.DeadlineExceeded

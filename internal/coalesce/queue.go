@@ -21,7 +21,8 @@ const overdueAfter = 50 * time.Millisecond
 
 // A queue has the reads from one server.
 type queue struct {
-	r *Reader
+	r    *Reader
+	node string // of a Cluster; "" elsewhere
 
 	mu      sync.Mutex
 	waiting []*batch // the first one departs next, the last one takes more keys
@@ -37,7 +38,7 @@ type queue struct {
 	ticking             bool
 }
 
-func newQueue(r *Reader) *queue { return &queue{r: r, lanes: minLanes} }
+func newQueue(r *Reader, node string) *queue { return &queue{r: r, node: node, lanes: minLanes} }
 
 // A ticket is the right to a lane.
 type ticket struct {
@@ -229,7 +230,7 @@ func (q *queue) next(t ticket, took time.Duration) flight {
 	}
 	b := q.first()
 	q.shift()
-	return flight{b, b.depart(), q.board(time.Now())}
+	return flight{b, b.depart(q.node), q.board(time.Now())}
 }
 
 func (q *queue) disembark(t ticket) {

@@ -123,6 +123,7 @@ func (h *nodeHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		if slots, ok := cmd.(*redis.ClusterSlotsCmd); ok {
 			return h.topology(ctx, slots, next)
 		}
+		asked(ctx, h.addr)
 		err := next(ctx, cmd)
 		h.look(ctx, err)
 		return err
@@ -134,6 +135,7 @@ func (h *nodeHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pro
 		if (hook{h.c}).handshakes(ctx, cmds) {
 			return h.c.shaken(ctx, next(ctx, cmds), cmds...)
 		}
+		asked(ctx, h.addr)
 		err := next(ctx, cmds)
 		h.look(ctx, err)
 		return err
