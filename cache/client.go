@@ -35,6 +35,7 @@ type Client struct {
 
 	fallbacks chan struct{} // a place for each load past Redis
 	keptBytes atomic.Int64  // of what was loaded so, and is kept for a while
+	refreshes chan struct{} // a place for each refresh
 	running   group         // flights and loads
 	ctx       context.Context
 	stop      context.CancelCauseFunc // ends ctx, and with it all loads
@@ -61,6 +62,7 @@ func New(rdb redis.UniversalClient, cfg Config) (*Client, error) {
 		log:       cmp.Or(cfg.Logger, c.Logger()),
 		spaces:    make(map[string]*keyspace),
 		fallbacks: make(chan struct{}, cfg.MaxFallbacks),
+		refreshes: make(chan struct{}, maxRefreshes),
 		running:   group{idle: make(chan struct{})},
 	}
 	client.primary = coalesce.New(c, coalesce.Config{Timeout: cfg.ReadTimeout})

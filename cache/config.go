@@ -109,6 +109,27 @@ type ViewConfig struct {
 	// shorter; at least 1ms; negative: absences are not cached.
 	AbsentTTL time.Duration
 
+	// StaleFor is for how long a value stays when its TTL is over, as a fallback:
+	// Fetch returns it at once and has one caller refresh it in the background. If
+	// that load fails, the old value serves on, and the next one tries 30 s later;
+	// Get, to which it is a miss, does not see it. TTL and StaleFor together are 100
+	// years at most. When the TTL is over is judged by the clocks of who stored the
+	// value and of who reads it, StaleFor by Redis. Absences have no such time.
+	// Defaults to none; must not be negative, nor set for a plain view.
+	StaleFor time.Duration
+
+	// SoftLoadTimeout is how long a Fetch that finds a stale value waits for the
+	// load of a fresh one, before it returns the stale one. The load goes on.
+	// Defaults to not at all; must not be negative.
+	SoftLoadTimeout time.Duration
+
+	// ErrorTTL is for how long the error of a load that failed is the error of all
+	// Fetches of its key, so that they do not queue, process after process, for a
+	// source that fails. Its text stands in Redis, cut to 256 bytes. A value that is
+	// stale serves instead, and Get misses. Defaults to 500ms; at least 1ms;
+	// negative: the next Fetch loads.
+	ErrorTTL time.Duration
+
 	// LoadTimeout is how long a load may take. When it is over, its context
 	// ends, its callers get an error that wraps context.DeadlineExceeded, and
 	// what it returns later is thrown away. The load lease lives a second longer
@@ -151,6 +172,8 @@ const (
 	defaultReadTimeout = 250 * time.Millisecond
 	defaultTTL         = time.Hour
 	defaultAbsentTTL   = 10 * time.Second
+	defaultErrorTTL    = 500 * time.Millisecond
+	maxTTL             = 100 * 365 * 24 * time.Hour
 	defaultLoadTimeout = 10 * time.Second
 	maxLoadTimeout     = 24 * time.Hour
 	defaultMaxValue    = 1 << 20
@@ -161,6 +184,7 @@ const (
 func (c ViewConfig) withDefaults(role Config) ViewConfig {
 	c.TTL = cmp.Or(c.TTL, role.TTL, defaultTTL)
 	c.AbsentTTL = cmp.Or(c.AbsentTTL, min(defaultAbsentTTL, c.TTL))
+	c.ErrorTTL = cmp.Or(c.ErrorTTL, defaultErrorTTL)
 	c.LoadTimeout = cmp.Or(c.LoadTimeout, defaultLoadTimeout)
 	c.MaxValueBytes = cmp.Or(c.MaxValueBytes, defaultMaxValue)
 	c.MinCompressBytes = cmp.Or(c.MinCompressBytes, role.MinCompressBytes, defaultMinCompress)
@@ -185,6 +209,20 @@ func (c ViewConfig) validate(name string) error {
 	}
 	if c.AbsentTTL >= 0 && c.AbsentTTL < time.Millisecond {
 		bad("AbsentTTL is %s, want at least 1ms, 0 for %s, or less than 0 for none", c.AbsentTTL, defaultAbsentTTL)
+	}
+	if c.ErrorTTL >= 0 && c.ErrorTTL < time.Millisecond {
+		bad("ErrorTTL is %s, want at least 1ms, 0 for %s, or less than 0 for none", c.ErrorTTL, defaultErrorTTL)
+	}
+	switch {
+	case c.StaleFor < 0 || c.StaleFor > 0 && c.StaleFor < time.Millisecond:
+		bad("StaleFor is %s, want at least 1ms, or 0 for none", c.StaleFor)
+	case c.StaleFor > 0 && c.Plain:
+		bad("StaleFor is %s, and Plain is set: plain values have no header in which to say so; leave one of them out", c.StaleFor)
+	case c.TTL > maxTTL || c.StaleFor > maxTTL-c.TTL:
+		bad("TTL and StaleFor are %s together, want at most %s", c.TTL+c.StaleFor, maxTTL)
+	}
+	if c.SoftLoadTimeout < 0 {
+		bad("SoftLoadTimeout is %s, want more than 0, or 0 for none", c.SoftLoadTimeout)
 	}
 	if c.LoadTimeout < time.Millisecond || c.LoadTimeout > maxLoadTimeout {
 		bad("LoadTimeout is %s, want 1ms to %s, or 0 for %s", c.LoadTimeout, maxLoadTimeout, defaultLoadTimeout)

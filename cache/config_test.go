@@ -35,12 +35,16 @@ func TestAWrongViewIsReportedByEveryUse(t *testing.T) {
 	_, rdb := newServer(t)
 	v := NewView[string, user](newClient(t, rdb, Config{}), "us er", ViewConfig{
 		TTL: 999 * time.Microsecond, AbsentTTL: time.Microsecond, LoadTimeout: -1, Version: "1.0", MaxValueBytes: -1,
+		StaleFor: -1, SoftLoadTimeout: -1, ErrorTTL: time.Microsecond,
 	})
 	want := strings.Join([]string{
 		`cache: view "us er": the name is "us er", want letters, digits, _ and - only`,
 		`Version is "1.0", want letters, digits, _ and - only`,
 		`TTL is 999µs, want at least 1ms, or 0 for the cache's`,
 		`AbsentTTL is 1µs, want at least 1ms, 0 for 10s, or less than 0 for none`,
+		`ErrorTTL is 1µs, want at least 1ms, 0 for 500ms, or less than 0 for none`,
+		`StaleFor is -1ns, want at least 1ms, or 0 for none`,
+		`SoftLoadTimeout is -1ns, want more than 0, or 0 for none`,
 		`LoadTimeout is -1ns, want 1ms to 24h0m0s, or 0 for 10s`,
 		`MaxValueBytes is -1, want 1 to 536870912, or 0 for 1048576`,
 	}, "\n")
@@ -50,12 +54,19 @@ func TestAWrongViewIsReportedByEveryUse(t *testing.T) {
 	for use, err := range useAll(t.Context(), NewView[string, user](nil, "user", ViewConfig{})) {
 		require.EqualError(t, err, `cache: view "user": nil Client: pass what New returned`, use)
 	}
+	c := newClient(t, rdb, Config{})
+	_, err := NewView[string, user](c, "user", ViewConfig{StaleFor: time.Hour, Plain: true}).Get(t.Context(), "k")
+	require.ErrorContains(t, err, "StaleFor is 1h0m0s, and Plain is set")
+	_, err = NewView[string, user](c, "user", ViewConfig{TTL: time.Hour, StaleFor: maxTTL}).Get(t.Context(), "k")
+	require.ErrorContains(t, err, "TTL and StaleFor are 876001h0m0s together, want at most 876000h0m0s")
 }
 
 // useAll calls every method of a view and returns their errors.
 func useAll(ctx context.Context, v *View[string, user]) map[string]error {
 	errs := make(map[string]error)
 	_, errs["get"] = v.Get(ctx, "k")
+	_, errs["lookup"] = v.Lookup(ctx, "k")
+	errs["expire"] = v.Expire(ctx, "k")
 	errs["set"] = v.Set(ctx, "k", user{})
 	_, errs["add"] = v.Add(ctx, "k", user{})
 	_, errs["replace"] = v.Replace(ctx, "k", user{})
@@ -68,7 +79,7 @@ func TestDefaultsOfAView(t *testing.T) {
 	cfg := ViewConfig{}.withDefaults(Config{})
 	require.NoError(t, cfg.validate("name"))
 	require.Equal(t, ViewConfig{
-		TTL: time.Hour, AbsentTTL: 10 * time.Second, LoadTimeout: 10 * time.Second, Codec: JSON, MaxValueBytes: 1 << 20, MinCompressBytes: 256,
+		TTL: time.Hour, AbsentTTL: 10 * time.Second, ErrorTTL: 500 * time.Millisecond, LoadTimeout: 10 * time.Second, Codec: JSON, MaxValueBytes: 1 << 20, MinCompressBytes: 256,
 	}, cfg)
 	ofRole := ViewConfig{}.withDefaults(Config{TTL: time.Minute, MinCompressBytes: 99})
 	require.Equal(t, time.Minute, ofRole.TTL)

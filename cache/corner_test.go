@@ -65,7 +65,7 @@ func TestACallerWhoIsAlwaysTooLateTakesAFlightOfItsOwn(t *testing.T) {
 	_, rdb := newServer(t)
 	c := newClient(t, rdb, Config{})
 	v := NewView[string, string](c, "v", ViewConfig{})
-	over, _, _ := v.flights.join("k") // and it stays open
+	over, _, _ := v.flights.join("k", false) // and it stays open
 	over.res = result[string]{step: v.flights.step(over), body: []byte(`"too old"`)}
 	close(over.done)
 	got, err := v.Fetch(t.Context(), "k", func(context.Context, string) (string, error) { return "value", nil })

@@ -18,6 +18,11 @@
 // cannot store its value any more. The limit is the one of Redis' asynchronous
 // replication: a failover may lose a Delete that was acknowledged.
 //
+// Old values rather than none, where a view asks for them: during
+// ViewConfig.StaleFor after its TTL a value is returned at once, and one caller in
+// all processes refreshes it. A source that fails is asked again 30 s later, and
+// without an old value the error of one load serves all for a moment.
+//
 // A source that stays reachable without Redis: if Redis does not answer in
 // time, Fetch goes to the loader, with one load per key and a bounded number
 // of them at once. Get, Set and Delete return the error then, which is neither
@@ -42,6 +47,6 @@
 //
 // One string per key, <namespace>:cache:<view>:<key>, always with a TTL: the
 // value with a header (or, in a plain view, exactly what the codec made), a
-// cached absence, or a load lease. Values that are long enough are deflated by
+// cached absence, a load lease, or the error of a load. Values that are long enough are deflated by
 // package compress.
 package cache

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 	"unicode/utf8"
 )
 
@@ -21,14 +22,15 @@ import (
 // The header, whose offsets scripts may rely on:
 //
 //	offset  bytes  what
-//	2       1      flags, 0
+//	2       1      flags. 1: a plain view's value, which Expire gave this header; else 0
 //	3       1      number of tags, n
 //	4       8      soft expiry, Unix time in ms; 0: none
 //	12      8      refresh until, Unix time in ms; 0: nobody refreshes
 //	20      16     refresh token
 //	36      4      how long the load took, ms
 //	40      8      generation of the view; 0: the view had none
-//	48      16 n   tags: hash (8), generation (8)
+//	48      8      when it was stored, Unix time in ms; 0: unknown
+//	56      16 n   tags: hash (8), generation (8)
 const (
 	mark = 0xC1
 
@@ -39,8 +41,11 @@ const (
 	kindTombstone = 0x14
 	kindError     = 0x15
 
-	headerSize = 48
-	tagSize    = 16
+	flagPlain = 1
+
+	refreshUntilAt = 12
+	headerSize     = 56
+	tagSize        = 16
 
 	// maxErrorText keeps an error marker short, in bytes.
 	maxErrorText = 256
@@ -51,12 +56,36 @@ type token [16]byte
 
 // A header is what is stored with a value or an absence.
 type header struct {
+	flags        byte
 	softExpiry   uint64
 	refreshUntil uint64
 	refreshToken token
 	loadTime     uint32
 	generation   uint64
+	stored       uint64
 	tags         []tag
+}
+
+// outlived reports whether a value is stale.
+func (h *header) outlived(now time.Time) bool {
+	return h.flags&flagPlain != 0 || h.softExpiry != 0 && h.softExpiry <= unixMilli(now)
+}
+
+// isRefreshed reports whether somebody refreshes a stale value, or nobody shall
+// for now, for longest at most: what lies further ahead was written by another
+// clock than ours, and the server is asked.
+func (h *header) isRefreshed(now time.Time, longest time.Duration) bool {
+	return h.refreshUntil > unixMilli(now) && h.refreshUntil <= unixMilli(now.Add(longest))
+}
+
+// age is how long ago a value was stored, by the writer's clock; 0 if that is
+// unknown, or ahead.
+func (h *header) age(now time.Time) time.Duration {
+	ms := unixMilli(now)
+	if h.stored == 0 || h.stored > ms {
+		return 0
+	}
+	return time.Duration(ms-h.stored) * time.Millisecond //nolint:gosec // it fits for 292 years
 }
 
 type tag struct {
@@ -80,12 +109,13 @@ var (
 // appendHeader appends everything of a value or an absence but the body. There
 // is room for 255 tags; the caller sees to it.
 func appendHeader(dst []byte, kind byte, h header) []byte {
-	dst = append(dst, mark, kind, 0, byte(len(h.tags)))
+	dst = append(dst, mark, kind, h.flags, byte(len(h.tags)))
 	dst = binary.BigEndian.AppendUint64(dst, h.softExpiry)
 	dst = binary.BigEndian.AppendUint64(dst, h.refreshUntil)
 	dst = append(dst, h.refreshToken[:]...)
 	dst = binary.BigEndian.AppendUint32(dst, h.loadTime)
 	dst = binary.BigEndian.AppendUint64(dst, h.generation)
+	dst = binary.BigEndian.AppendUint64(dst, h.stored)
 	for _, t := range h.tags {
 		dst = binary.BigEndian.AppendUint64(dst, t.hash)
 		dst = binary.BigEndian.AppendUint64(dst, t.generation)
@@ -164,15 +194,17 @@ func parseHeader(e entry, b []byte) (entry, error) {
 	if len(b) < headerSize {
 		return entry{}, errTruncated
 	}
-	if b[2] != 0 {
+	if b[2] > flagPlain || b[2] != 0 && e.kind != kindValue {
 		return entry{}, fmt.Errorf("its flags are %#02x, which this version does not know", b[2])
 	}
 	e.header = header{
+		flags:        b[2],
 		softExpiry:   binary.BigEndian.Uint64(b[4:]),
 		refreshUntil: binary.BigEndian.Uint64(b[12:]),
 		refreshToken: token(b[20:36]),
 		loadTime:     binary.BigEndian.Uint32(b[36:]),
 		generation:   binary.BigEndian.Uint64(b[40:]),
+		stored:       binary.BigEndian.Uint64(b[48:]),
 	}
 	n := int(b[3])
 	if len(b) < headerSize+n*tagSize {

@@ -20,7 +20,7 @@ func fill16(b byte) (t token) {
 
 var fullHeader = header{
 	softExpiry: 1_700_000_000_123, refreshUntil: 1_700_000_000_456, refreshToken: fill16(0xA0),
-	loadTime: 1234, generation: 1_700_000_000_000_001,
+	loadTime: 1234, generation: 1_700_000_000_000_001, stored: 1_700_000_000_789,
 	tags: []tag{{hash: 0x0102030405060708, generation: 0x1112131415161718}, {hash: 1<<64 - 1, generation: 1}},
 }
 
@@ -34,8 +34,9 @@ var goldenEntries = []struct {
 	entry entry
 }{
 	{"value, empty header and body", entry{kind: kindValue, body: []byte{}}},
-	{"value", entry{kind: kindValue, header: header{loadTime: 7}, body: []byte(`{"ID":42,"Name":"Zoë"}`)}},
+	{"value", entry{kind: kindValue, header: header{loadTime: 7, stored: 1_700_000_000_789}, body: []byte(`{"ID":42,"Name":"Zoë"}`)}},
 	{"value, all fields and two tags", entry{kind: kindValue, header: fullHeader, body: []byte("body")}},
+	{"value of a plain view, expired", entry{kind: kindValue, header: header{flags: flagPlain, softExpiry: 1}, body: []byte("plain")}},
 	{"value, body a stored frame", entry{kind: kindValue, body: []byte("\xc1\x10\x00\x00\x00\x00\x00\x01\xc1")}},
 	{"value, body a deflated frame", entry{kind: kindValue, body: []byte(deflatedFrame)}},
 	{"absence, empty header", entry{kind: kindAbsence}},
@@ -81,15 +82,16 @@ func TestGoldenEntriesDecodeAndEncodeToTheSameBytes(t *testing.T) {
 // of the table in entry.go are written out here once more.
 func TestHeaderHasFixedOffsets(t *testing.T) {
 	b := appendHeader(nil, kindValue, fullHeader)
-	require.Len(t, b, 48+2*16)
+	require.Len(t, b, 56+2*16)
 	require.Equal(t, []byte{0xC1, 0x11, 0, 2}, b[:4])
 	require.Equal(t, "0000018bcfe5687b", hex.EncodeToString(b[4:12]))
 	require.Equal(t, "0000018bcfe569c8", hex.EncodeToString(b[12:20]))
 	require.Equal(t, fullHeader.refreshToken[:], b[20:36])
 	require.Equal(t, []byte{0, 0, 4, 0xD2}, b[36:40])
 	require.Equal(t, "00060a24181e4001", hex.EncodeToString(b[40:48]))
-	require.Equal(t, "01020304050607081112131415161718", hex.EncodeToString(b[48:64]))
-	require.Equal(t, "ffffffffffffffff0000000000000001", hex.EncodeToString(b[64:]))
+	require.Equal(t, "0000018bcfe56b15", hex.EncodeToString(b[48:56]))
+	require.Equal(t, "01020304050607081112131415161718", hex.EncodeToString(b[56:72]))
+	require.Equal(t, "ffffffffffffffff0000000000000001", hex.EncodeToString(b[72:]))
 }
 
 func drawEntry(t *rapid.T) entry {
@@ -102,7 +104,7 @@ func drawEntry(t *rapid.T) entry {
 		e.header = header{
 			softExpiry: rapid.Uint64().Draw(t, "soft"), refreshUntil: rapid.Uint64().Draw(t, "until"),
 			refreshToken: drawToken.Draw(t, "refresh"), loadTime: rapid.Uint32().Draw(t, "load"),
-			generation: rapid.Uint64().Draw(t, "generation"),
+			generation: rapid.Uint64().Draw(t, "generation"), stored: rapid.Uint64().Draw(t, "stored"),
 		}
 		for range rapid.IntRange(0, 255).Draw(t, "tags") {
 			e.header.tags = append(e.header.tags, tag{rapid.Uint64().Draw(t, "hash"), rapid.Uint64().Draw(t, "of")})
@@ -149,7 +151,7 @@ func TestEveryTruncationOfAnEntryIsRefused(t *testing.T) {
 func TestWhatNoVersionWroteIsRefused(t *testing.T) {
 	value := appendEntry(nil, entry{kind: kindValue, body: []byte("x")})
 	flagged := bytes.Clone(value)
-	flagged[2] = 1
+	flagged[2] = 2
 	tagged := bytes.Clone(value)
 	tagged[3] = 1
 	for _, test := range []struct {
@@ -161,7 +163,7 @@ func TestWhatNoVersionWroteIsRefused(t *testing.T) {
 		{"a frame", "no header", []byte("\xc1\x10\x00\x00\x00\x00\x00\x01\xc1")},
 		{"a kind of this version that does not exist", "c1 16, which this version does not know", []byte("\xc1\x16")},
 		{"another version", "c1 21, which this version does not know", append([]byte("\xc1\x21"), value[2:]...)},
-		{"an unknown flag", "flags are 0x01", flagged},
+		{"an unknown flag", "flags are 0x02", flagged},
 		{"a tag that is not there", "cut off", tagged},
 		{"a long error text", "has 257 bytes, want at most 256", append([]byte("\xc1\x15"), make([]byte, 257)...)},
 	} {

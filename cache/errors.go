@@ -18,6 +18,11 @@ var (
 	// Get and Fetch return it.
 	ErrNotFound = errors.New("cache: not found")
 
+	// ErrLoadFailed is found by errors.Is in what Fetch returns where it did not load
+	// itself, since another load of the key, perhaps in another process, has just
+	// failed; see ViewConfig.ErrorTTL. The text is that of its error.
+	ErrLoadFailed = errors.New("cache: the load has just failed")
+
 	// ErrClosed is found by errors.Is in the error of every call after Close.
 	// It is go-redis' own.
 	ErrClosed = redis.ErrClosed

@@ -148,6 +148,67 @@ func ExampleClient_Middleware() {
 	// Output: Ada 1 read of Redis
 }
 
+func ExampleView_FetchEntry() {
+	client, rdb, closeAll := connect()
+	defer closeAll()
+	ctx := context.Background()
+	tokens := cache.NewView[string, string](client, "token", cache.ViewConfig{Codec: cache.Raw})
+
+	token, err := tokens.FetchEntry(ctx, "billing", func(context.Context, string) (cache.Entry[string], error) {
+		return cache.Entry[string]{Value: "ey…", TTL: 5 * time.Minute}, nil // as long as its issuer says
+	})
+	fmt.Println(token.Value, token.Source, err)
+	fmt.Println(rdb.TTL(ctx, "redisha:cache:token:billing").Val() <= 5*time.Minute)
+	// Output:
+	// ey… loader <nil>
+	// true
+}
+
+func ExampleView_Lookup() {
+	client, _, closeAll := connect()
+	defer closeAll()
+	ctx := context.Background()
+	users := cache.NewView[int64, User](client, "user", cache.ViewConfig{})
+	_ = users.Set(ctx, 42, User{ID: 42, Name: "Ada"})
+
+	user, err := users.Lookup(ctx, 42)
+	fmt.Println(user.Value.Name, user.Source, user.Age < time.Minute, user.Stale, err)
+	// Output: Ada redis true false <nil>
+}
+
+// After an Expire the old value serves until it has been refreshed.
+func ExampleView_Expire() {
+	client, _, closeAll := connect()
+	defer closeAll()
+	ctx := context.Background()
+	users := cache.NewView[int64, User](client, "user", cache.ViewConfig{SoftLoadTimeout: 5 * time.Second})
+	_ = users.Set(ctx, 42, User{ID: 42, Name: "Ada"})
+
+	_ = users.Expire(ctx, 42)
+	_, err := users.Get(ctx, 42)
+	fmt.Println(err)
+	old, err := users.Fetch(ctx, 42, func(context.Context, int64) (User, error) {
+		return User{}, errors.New("the database is down")
+	})
+	fmt.Println(old, err)
+	// Output:
+	// cache: miss
+	// {42 Ada} <nil>
+}
+
+// Values serve for another day when their ten minutes are over: at once, while one
+// caller refreshes them, and as long as the source fails.
+func ExampleViewConfig_stale() {
+	client, _, closeAll := connect()
+	defer closeAll()
+	ctx := context.Background()
+	users := cache.NewView[int64, User](client, "user", cache.ViewConfig{TTL: 10 * time.Minute, StaleFor: 24 * time.Hour})
+
+	user, err := users.Fetch(ctx, 42, func(_ context.Context, id int64) (User, error) { return User{ID: id, Name: "Ada"}, nil })
+	fmt.Println(user, err)
+	// Output: {42 Ada} <nil>
+}
+
 func ExampleView_GetInto() {
 	client, _, closeAll := connect()
 	defer closeAll()

@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/redisha/redisha/internal/conn"
@@ -18,11 +17,15 @@ import (
 // error for all its callers. load must not Fetch the same key.
 //
 // If load returns [ErrNotFound], alone or wrapped, Fetch returns ErrNotFound and
-// the absence is cached. Any other error goes to all callers and is not cached.
+// the absence is cached. Any other error goes to all its callers.
 //
 // The caller owns the value: the caller that began the load gets what load
 // returned, each other one a copy of its own, decoded from the stored bytes. A
 // value above ViewConfig.MaxValueBytes is returned and not stored.
+//
+// A value whose TTL is over is returned at once while ViewConfig.StaleFor lasts,
+// and one caller refreshes it in the background; see there. After a load that
+// failed, other callers get its error for ViewConfig.ErrorTTL, as an [ErrLoadFailed].
 //
 // If Redis cannot be asked, Fetch calls load all the same, once for all callers
 // of a key in this process that wait, and for Config.MaxFallbacks keys at once.
@@ -30,16 +33,24 @@ import (
 // or until the process writes the key or Redis answers again.
 // It fails only if the client is closed or its role is not configured.
 func (v *View[K, V]) Fetch(ctx context.Context, key K, load func(context.Context, K) (V, error)) (V, error) {
-	var zero V
+	var l loader[K, V]
+	if load != nil {
+		l = valueLoader[K, V](load)
+	}
+	e, err := v.fetch(ctx, key, l)
+	return e.Value, err
+}
+
+func (v *View[K, V]) fetch(ctx context.Context, key K, load loader[K, V]) (Entry[V], error) {
 	if err := v.ready(ctx, "fetch"); err != nil {
-		return zero, err
+		return Entry[V]{}, err
 	}
 	if load == nil {
-		return zero, v.failed("fetch", joinKey(v.prefix, key), errors.New("nil load function"))
+		return Entry[V]{}, v.failed("fetch", joinKey(v.prefix, key), errNilLoad)
 	}
 	var visit visit[K, V]
 	if k := v.near(ctx, key, &visit); k != nil {
-		return v.give(k)
+		return v.giveEntry(k, &visit)
 	}
 	redisKey := joinKey(v.prefix, key)
 	if v.flights.isYoung(key, v.c.patience()) {
@@ -51,8 +62,11 @@ func (v *View[K, V]) Fetch(ctx context.Context, key K, load func(context.Context
 	}
 	var value V
 	f := v.read(ctx, key, redisKey, &value, nil, &visit)
-	if f.state == hit {
-		return value, nil
+	switch f.state {
+	case hit:
+		return entryOf(value, f), nil
+	case stale:
+		return v.fresher(ctx, key, redisKey, load, value, f, &visit)
 	}
 	return v.miss(ctx, key, redisKey, load, f, &visit)
 }
@@ -62,12 +76,15 @@ func (v *View[K, V]) Fetch(ctx context.Context, key K, load func(context.Context
 const maxJoins = 3
 
 // miss returns the value of key after a read that found f and no value.
-func (v *View[K, V]) miss(ctx context.Context, key K, redisKey string, load func(context.Context, K) (V, error), f found, visit *visit[K, V]) (V, error) {
-	var zero, value V
+func (v *View[K, V]) miss(ctx context.Context, key K, redisKey string, load loader[K, V], f found, visit *visit[K, V]) (Entry[V], error) {
+	var zero Entry[V]
+	var value V
 	for joins := 0; ; joins++ {
 		switch f.state {
 		case hit:
-			return value, nil
+			return entryOf(value, f), nil
+		case stale:
+			return v.fresher(ctx, key, redisKey, load, value, f, visit)
 		case absent:
 			return zero, ErrNotFound
 		case refused:
@@ -79,10 +96,10 @@ func (v *View[K, V]) miss(ctx context.Context, key K, redisKey string, load func
 		}
 		fl, steps, isNew := &flight[V]{done: make(chan struct{})}, 0, true
 		if joins < maxJoins {
-			fl, steps, isNew = v.flights.join(key)
+			fl, steps, isNew = v.flights.join(key, false)
 		}
 		if isNew {
-			v.fly(ctx, fl, key, redisKey, load, f)
+			v.fly(ctx, fl, key, redisKey, load, func(s *search[K, V]) result[V] { return s.find(f) }, func() {})
 		} else {
 			v.c.stats.joined.Inc()
 		}
@@ -96,7 +113,7 @@ func (v *View[K, V]) miss(ctx context.Context, key K, redisKey string, load func
 			return v.take(fl, key, redisKey, isNew, visit)
 		}
 		f = v.read(ctx, key, redisKey, &value, nil, visit)
-		if mine && f.state != hit {
+		if mine && f.state != hit && f.state != stale {
 			return v.take(fl, key, redisKey, isNew, visit) // the failure of the load, since Redis has no value either
 		}
 	}
@@ -104,32 +121,33 @@ func (v *View[K, V]) miss(ctx context.Context, key K, redisKey string, load func
 
 // take returns the result of a flight that has ended. What is in Redis as well is
 // kept in the request's scope.
-func (v *View[K, V]) take(fl *flight[V], key K, redisKey string, own bool, visit *visit[K, V]) (V, error) {
-	value, err := v.resultOf(fl, redisKey, own)
+func (v *View[K, V]) take(fl *flight[V], key K, redisKey string, own bool, visit *visit[K, V]) (Entry[V], error) {
+	e, err := v.resultOf(fl, redisKey, own)
 	if fl.res.stored {
 		switch err {
 		case nil:
-			v.keepInScope(visit, key, hit, &value)
+			v.keepInScope(visit, key, hit, &e.Value)
 		case ErrNotFound: //nolint:errorlint // it is set bare
-			v.keepInScope(visit, key, absent, &value)
+			v.keepInScope(visit, key, absent, &e.Value)
 		}
 	}
-	return value, err
+	return e, err
 }
 
-func (v *View[K, V]) resultOf(fl *flight[V], redisKey string, own bool) (V, error) {
-	var value V
+func (v *View[K, V]) resultOf(fl *flight[V], redisKey string, own bool) (Entry[V], error) {
 	switch err := fl.res.err; {
 	case err == ErrNotFound: //nolint:errorlint // it is set bare
-		return value, err
+		return Entry[V]{}, err
 	case err != nil:
-		return value, v.failed("fetch", redisKey, err)
+		return Entry[V]{}, v.failed("fetch", redisKey, err)
 	case own:
-		return fl.res.value, nil
+		return fl.res.entry, nil
 	}
+	var value V
 	if err := v.cfg.Codec.Decode(fl.res.body, &value); err != nil {
-		var zero V
-		return zero, v.failed("fetch", redisKey, fmt.Errorf("decode what was just encoded: %w", err))
+		return Entry[V]{}, v.failed("fetch", redisKey, fmt.Errorf("decode what was just encoded: %w", err))
 	}
-	return value, nil
+	e := fl.res.entry
+	e.Value = value
+	return e, nil
 }

@@ -199,7 +199,7 @@ func TestAPanicOfALoadIsAnErrorForAllItsCallers(t *testing.T) {
 				_, rdb := newServer(t)
 				var book logBook
 				c := newClient(t, rdb, Config{Logger: book.logger()})
-				v := NewView[string, string](c, "v", ViewConfig{})
+				v := NewView[string, string](c, "v", ViewConfig{ErrorTTL: -1})
 				release := make(chan struct{})
 				load := func(ctx context.Context, key string) (string, error) {
 					<-release
@@ -269,7 +269,7 @@ func TestALoadEndsAtItsTimeout(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				_, rdb := newServer(t)
 				c := newClient(t, rdb, Config{})
-				v := NewView[string, string](c, "v", ViewConfig{LoadTimeout: 3 * time.Second})
+				v := NewView[string, string](c, "v", ViewConfig{LoadTimeout: 3 * time.Second, ErrorTTL: -1})
 				start := time.Now()
 				_, err := v.Fetch(t.Context(), "k", func(ctx context.Context, _ string) (string, error) {
 					if heeds {
@@ -291,10 +291,10 @@ func TestALoadEndsAtItsTimeout(t *testing.T) {
 	}
 }
 
-func TestAnErrorOfALoadIsNotCached(t *testing.T) {
+func TestAnErrorOfALoadIsNotSharedIfItsTTLIsNegative(t *testing.T) {
 	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
 		c := newClient(t, rdb, Config{})
-		v := NewView[string, string](c, "v", ViewConfig{})
+		v := NewView[string, string](c, "v", ViewConfig{ErrorTTL: -1})
 		down := errors.New("database is down")
 		for range 2 {
 			_, err := v.Fetch(t.Context(), "k", func(context.Context, string) (string, error) { return "half", down })
@@ -418,8 +418,8 @@ func TestALeaseThatNeverEndsIsNotWaitedForBeyondALoad(t *testing.T) {
 func TestAWaiterTakesOverWhenAnothersLoadHasFailed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, rdb := newServer(t)
-		v1 := NewView[string, string](newClient(t, rdb, Config{}), "v", ViewConfig{})
-		v2 := NewView[string, string](newClient(t, s.Client(t), Config{}), "v", ViewConfig{})
+		v1 := NewView[string, string](newClient(t, rdb, Config{}), "v", ViewConfig{ErrorTTL: -1})
+		v2 := NewView[string, string](newClient(t, s.Client(t), Config{}), "v", ViewConfig{ErrorTTL: -1})
 		src := newSource("")
 		src.err = errors.New("database is down")
 		first := goFetch(t.Context(), v1, "k", src.load)

@@ -17,13 +17,15 @@ type flight[V any] struct {
 	res   result[V] // to be read after done
 	began time.Time
 
+	refreshes bool // a stale value, which callers need not wait for
+
 	steps int // under the table's lock
 }
 
 type result[V any] struct {
-	step   int    // on which it rests
-	value  V      // for the caller that began the flight
-	body   []byte // for the others: what the codec made of the value
+	step   int      // on which it rests
+	entry  Entry[V] // for the caller that began the flight
+	body   []byte   // for the others: what the codec made of the value
 	err    error
 	stored bool // Redis has the value, or the absence
 }
@@ -44,23 +46,34 @@ func newTable[K comparable, V any]() *table[K, V] {
 
 // join returns the open flight of key, or a new one, and how many steps it had
 // taken. The caller runs a new one.
-func (t *table[K, V]) join(key K) (f *flight[V], steps int, isNew bool) {
+func (t *table[K, V]) join(key K, refreshes bool) (f *flight[V], steps int, isNew bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if f = t.open[key]; f != nil {
 		return f, f.steps, false
 	}
-	f = &flight[V]{done: make(chan struct{}), began: time.Now()}
+	f = &flight[V]{done: make(chan struct{}), began: time.Now(), refreshes: refreshes}
 	t.open[key] = f
 	return f, 0, true
 }
 
-// isYoung reports whether there is a flight to join that began less than age ago.
+// peek returns the open flight of key, or nil, and how many steps it had taken.
+func (t *table[K, V]) peek(key K) (f *flight[V], steps int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if f = t.open[key]; f != nil {
+		steps = f.steps
+	}
+	return f, steps
+}
+
+// isYoung reports whether there is a flight that began less than age ago, and
+// whose end is the only way to a value.
 func (t *table[K, V]) isYoung(key K, age time.Duration) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f := t.open[key]
-	return f != nil && time.Since(f.began) < age
+	return f != nil && !f.refreshes && time.Since(f.began) < age
 }
 
 // step takes the next step of f and returns its number.

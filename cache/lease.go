@@ -22,17 +22,22 @@ const minLeaseSlack = time.Second
 func (c *Client) leaseSlack() time.Duration { return max(minLeaseSlack, c.cfg.ReadTimeout) }
 
 var (
+	//go:embed header.lua
+	headerLua string
 	//go:embed acquire.lua
 	acquireLua string
 	//go:embed fill.lua
 	fillLua string
 	//go:embed release.lua
 	releaseLua string
+	//go:embed refresh.lua
+	refreshLua string
 
 	// Their token makes it harmless to send them again.
 	acquireScript = conn.RepeatableScript(acquireLua)
-	fillScript    = conn.RepeatableScript(fillLua)
-	releaseScript = conn.RepeatableScript(releaseLua)
+	fillScript    = conn.RepeatableScript(headerLua + fillLua)
+	releaseScript = conn.RepeatableScript(headerLua + releaseLua)
+	refreshScript = conn.RepeatableScript(headerLua + refreshLua)
 )
 
 // newLease returns the bytes of a lease with a new token.
@@ -47,6 +52,9 @@ func shaOf(b []byte) string {
 	sum := sha1.Sum(b) //nolint:gosec // see above
 	return hex.EncodeToString(sum[:])
 }
+
+// leaseTTL is how long a load may hold its lease.
+func (v *View[K, V]) leaseTTL() time.Duration { return v.cfg.LoadTimeout + v.c.leaseSlack() }
 
 // acquire takes the load lease on key for ttl, also if the key holds the bytes
 // whose SHA-1 is dead. If it could not, held is what the key holds.
@@ -67,15 +75,31 @@ func (c *Client) acquire(ctx context.Context, key string, lease []byte, ttl time
 	}
 }
 
-// fill stores value for ttl if key still holds lease.
+// refresh makes the caller the one who refreshes the stale value with the header h,
+// for ttl.
+func (c *Client) refresh(ctx context.Context, key string, lease []byte, h *header, ttl time.Duration) (won bool, err error) {
+	ctx, cancel := c.withReadTimeout(ctx)
+	defer cancel()
+	n, err := refreshScript.Run(ctx, c.rdb, []string{key}, lease, appendHeader(nil, kindValue, *h)[:refreshUntilAt], millis(ttl)).Int()
+	return n == 1, err
+}
+
+// fill stores value for ttl, in ms, if key still holds lease, or the stale value
+// that is refreshed under it.
 func (c *Client) fill(ctx context.Context, key string, lease, value []byte, ttl int64) (bool, error) {
 	defer c.wrote(key)
 	return c.leaseStep(ctx, fillScript, key, lease, value, ttl)
 }
 
-// release gives lease back if key still holds it.
-func (c *Client) release(ctx context.Context, key string, lease []byte) (bool, error) {
-	return c.leaseStep(ctx, releaseScript, key, lease)
+// release gives lease back if key still holds it. A stale value that was to be
+// refreshed under it stays, and nobody refreshes it during pause; if pause is
+// negative, it goes.
+func (c *Client) release(ctx context.Context, key string, lease []byte, pause time.Duration) (bool, error) {
+	if pause < 0 {
+		defer c.wrote(key)
+		return c.leaseStep(ctx, releaseScript, key, lease, -1)
+	}
+	return c.leaseStep(ctx, releaseScript, key, lease, pause.Milliseconds())
 }
 
 // leaseStep runs a script of the lease's holder, also if ctx has ended: what is

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,8 @@ type outcome[V any] struct {
 	value  V
 	body   []byte // the codec's bytes of value
 	stored []byte // what to store; nil: nothing
-	ttl    int64  // ms
+	px     int64  // TTL of it, ms
+	fresh  int64  // how long it is not stale, ms
 	err    error
 }
 
@@ -25,7 +27,7 @@ func (o *outcome[V]) keepFor() time.Duration {
 	if o.stored == nil {
 		return 0
 	}
-	return min(time.Duration(o.ttl)*time.Millisecond, keepFor)
+	return min(time.Duration(o.fresh)*time.Millisecond, keepFor)
 }
 
 // call calls the loader, until LoadTimeout at most. It calls after once the
@@ -71,24 +73,27 @@ func (s *search[K, V]) runLoad(ctx context.Context, start time.Time, done chan<-
 		after()
 		done <- out
 	}()
-	value, err := s.load(ctx, s.key)
-	out = s.view.outcomeOf(s.ctx, s.redisKey, value, err, time.Since(start))
+	e, err := s.loader.load(ctx, s.key)
+	out = s.view.outcomeOf(s.ctx, s.redisKey, e, err, time.Since(start))
 }
 
 // outcomeOf makes ready what the loader returned after took.
-func (v *View[K, V]) outcomeOf(ctx context.Context, redisKey string, value V, err error, took time.Duration) outcome[V] {
+func (v *View[K, V]) outcomeOf(ctx context.Context, redisKey string, e Entry[V], err error, took time.Duration) outcome[V] {
 	switch {
 	case errors.Is(err, ErrNotFound):
 		out := outcome[V]{err: ErrNotFound}
-		if v.cfg.AbsentTTL >= 0 {
-			out.stored = appendHeader(nil, kindAbsence, header{loadTime: loadMillis(took)})
-			out.ttl = jitter(v.cfg.AbsentTTL)
+		if ttl := cmp.Or(e.TTL, v.cfg.AbsentTTL); ttl >= 0 {
+			out.stored = appendHeader(nil, kindAbsence, header{stored: unixMilli(time.Now()), loadTime: loadMillis(took)})
+			out.px = jitter(min(ttl, maxTTL))
+			out.fresh = out.px
 		}
 		return out
 	case err != nil:
 		return outcome[V]{err: err}
 	}
-	body, stored, err := v.encode(&value, took)
+	ttl := cmp.Or(e.TTL, v.cfg.TTL)
+	h, px := v.header(max(ttl, 0), took)
+	body, stored, err := v.encode(&e.Value, h)
 	if tooLarge := (*tooLargeError)(nil); errors.As(err, &tooLarge) {
 		v.c.warn(ctx, &v.c.warnedSize, "loaded value not stored", redisKey, err)
 		err = nil
@@ -96,7 +101,10 @@ func (v *View[K, V]) outcomeOf(ctx context.Context, redisKey string, value V, er
 	if err != nil {
 		return outcome[V]{err: err}
 	}
-	return outcome[V]{value: value, body: body, stored: stored, ttl: jitter(v.cfg.TTL)}
+	if ttl < 0 {
+		stored = nil
+	}
+	return outcome[V]{value: e.Value, body: body, stored: stored, px: px, fresh: px - v.cfg.StaleFor.Milliseconds()}
 }
 
 var errGoexit = errors.New("the load ended its goroutine (runtime.Goexit)")

@@ -59,6 +59,10 @@ func (v *View[K, V]) GetMany(ctx context.Context, keys []K) []Result[V] {
 		answered = true
 		f := v.judge(ctx, redisKey, reads[n].Value, &result.Value, nil)
 		v.keep(&visits[i], keys[i], f.state, &result.Value)
+		if f.state == stale {
+			var zero V
+			result.Value = zero
+		}
 		result.Err = v.verdict("get", redisKey, f)
 	}
 	if answered {
@@ -146,18 +150,19 @@ func (v *View[K, V]) SetMany(ctx context.Context, values map[K]V, opts ...SetOpt
 	size := 0
 	for key, value := range values {
 		redisKey := joinKey(v.prefix, key)
-		_, stored, err := v.encode(&value, 0)
+		h, px := v.header(ttl, 0)
+		_, stored, err := v.encode(&value, h)
 		if err != nil {
 			failures.add(key, v.c.subject(redisKey), err)
 			continue
 		}
-		due = append(due, write[K, V]{key: key, redisKey: redisKey, value: &value, stored: stored})
+		due = append(due, write[K, V]{key: key, redisKey: redisKey, value: &value, stored: stored, px: px})
 		if size += len(stored); len(due) == maxPipeline || size >= maxPipelineBytes {
-			v.send(ctx, due, ttl, failures)
+			v.send(ctx, due, failures)
 			due, size = due[:0], 0
 		}
 	}
-	v.send(ctx, due, ttl, failures)
+	v.send(ctx, due, failures)
 	v.c.stats.setTime.Observe(time.Since(start))
 	v.c.stats.sets.Add(uint64(len(values) - failures.n))
 	return failures.orNil()
@@ -169,10 +174,11 @@ type write[K Key, V any] struct {
 	redisKey string
 	value    *V
 	stored   []byte
+	px       int64 // TTL, ms
 	changes  uint64
 }
 
-func (v *View[K, V]) send(ctx context.Context, due []write[K, V], ttl time.Duration, failures *KeysError[K]) {
+func (v *View[K, V]) send(ctx context.Context, due []write[K, V], failures *KeysError[K]) {
 	if len(due) == 0 {
 		return
 	}
@@ -181,7 +187,7 @@ func (v *View[K, V]) send(ctx context.Context, due []write[K, V], ttl time.Durat
 	for i, w := range due {
 		v.c.wrote(w.redisKey)
 		due[i].changes = v.changing(ctx, w.key, w.redisKey)
-		cmds[i] = pipe.Set(ctx, w.redisKey, w.stored, time.Duration(jitter(ttl))*time.Millisecond)
+		cmds[i] = pipe.Set(ctx, w.redisKey, w.stored, time.Duration(w.px)*time.Millisecond)
 	}
 	owed := v.c.owed.mark()
 	conn.Exec(ctx, pipe)

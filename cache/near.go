@@ -46,6 +46,7 @@ func (s *keyspace) evict(text string) {
 type visit[K Key, V any] struct {
 	snapshot *snapshot[K, V] // nil: the context has no scope
 	changes  uint64
+	source   Source // of what was found
 }
 
 // near looks for key in the local tiers. If it returns nil, what is read then can be
@@ -55,6 +56,7 @@ func (v *View[K, V]) near(ctx context.Context, key K, visit *visit[K, V]) *kept[
 		k, changes := s.find(key)
 		if k != nil {
 			v.c.stats.scopeHits.Inc()
+			visit.source = FromRequest
 			return k
 		}
 		visit.snapshot, visit.changes = s, changes
@@ -68,6 +70,12 @@ func (v *View[K, V]) give(k *kept[V]) (V, error) {
 		return k.value, ErrNotFound
 	}
 	return v.copyOf(k.value), nil
+}
+
+// giveEntry is give, as FetchEntry does.
+func (v *View[K, V]) giveEntry(k *kept[V], visit *visit[K, V]) (Entry[V], error) {
+	value, err := v.give(k)
+	return Entry[V]{Value: value, Source: visit.source}, err
 }
 
 // keep adds to the local tiers what Redis has for key, if that is an answer.

@@ -47,7 +47,7 @@ func TestWithoutRedisOnlyFetchWorks(t *testing.T) {
 		require.EqualValues(t, 1, st.Fallbacks)
 		require.EqualValues(t, 1, st.Loads)
 		require.Zero(t, st.Deletes)
-		require.EqualValues(t, 9, st.Errors, "Get, Set, Add, Replace, Fetch's read, and four keys")
+		require.EqualValues(t, 11, st.Errors, "Get, Lookup, Set, Add, Replace, Expire, Fetch's read, and four keys")
 		require.Zero(t, st.FallbacksRunning)
 		require.Equal(t, 1, strings.Count(book.String(), `level=WARN msg="cache not usable, loading without it" key=redisha:cache:user:k`))
 

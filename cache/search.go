@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -9,20 +10,23 @@ import (
 
 // A search is what a flight does.
 type search[K Key, V any] struct {
-	view     *View[K, V]
-	flight   *flight[V]
-	key      K
-	redisKey string
-	load     func(context.Context, K) (V, error)
-	ctx      context.Context // of the flight: it outlives the callers
-	lease    []byte
-	keeps    bool // what is loaded past Redis, which could not be read
+	view      *View[K, V]
+	flight    *flight[V]
+	key       K
+	redisKey  string
+	loader    loader[K, V]
+	ctx       context.Context // of the flight: it outlives the callers
+	lease     []byte
+	refreshes bool // the lease stands in the header of a stale value
+	keeps     bool // what is loaded past Redis, which could not be read
 }
 
-// fly starts the goroutine of a flight. Client.Close ends it and waits for it.
-func (v *View[K, V]) fly(ctx context.Context, fl *flight[V], key K, redisKey string, load func(context.Context, K) (V, error), first found) {
-	s := &search[K, V]{view: v, flight: fl, key: key, redisKey: redisKey, load: load}
+// fly starts the goroutine of a flight, which is to find a result, and calls after
+// when it is over. Client.Close ends it and waits for it.
+func (v *View[K, V]) fly(ctx context.Context, fl *flight[V], key K, redisKey string, load loader[K, V], find func(*search[K, V]) result[V], after func()) {
+	s := &search[K, V]{view: v, flight: fl, key: key, redisKey: redisKey, loader: load}
 	if !v.c.running.begin() {
+		after()
 		s.land(result[V]{step: anyStep, err: ErrClosed})
 		return
 	}
@@ -33,6 +37,7 @@ func (v *View[K, V]) fly(ctx context.Context, fl *flight[V], key K, redisKey str
 		defer v.c.running.done()
 		defer cancel(nil)
 		defer unlink()
+		defer after()
 		res := result[V]{step: anyStep, err: errGoexit}
 		defer func() {
 			if r := recover(); r != nil {
@@ -40,7 +45,7 @@ func (v *View[K, V]) fly(ctx context.Context, fl *flight[V], key K, redisKey str
 			}
 			s.land(res)
 		}()
-		res = s.find(first)
+		res = find(s)
 	}()
 }
 
@@ -69,7 +74,7 @@ func (s *search[K, V]) find(first found) result[V] {
 		return s.loadPast(err)
 	}
 	s.lease = newLease()
-	ttl := v.cfg.LoadTimeout + v.c.leaseSlack()
+	ttl := v.leaseTTL()
 	giveUp := time.Now().Add(ttl)
 	sha, kills, pause := first.sha, 0, time.Duration(0)
 	for {
@@ -97,8 +102,8 @@ func (s *search[K, V]) find(first found) result[V] {
 		}
 		var value V
 		switch f := v.decode(s.ctx, s.redisKey, held, &value, v.cfg.Codec); f.state {
-		case hit:
-			return result[V]{step: step, value: value, body: f.body, stored: true}
+		case hit, stale:
+			return result[V]{step: step, entry: entryOf(value, f), body: f.body, stored: f.state == hit}
 		case absent:
 			return result[V]{step: step, err: ErrNotFound, stored: true}
 		case refused:
@@ -136,15 +141,7 @@ func (s *search[K, V]) loadLeased() result[V] {
 	// From here on nobody joins: who comes after a Delete that FILL does not
 	// see must not get what was loaded before it.
 	v.flights.close(s.key, s.flight)
-	var (
-		held bool
-		err  error
-	)
-	if out.stored != nil {
-		held, err = v.c.fill(s.ctx, s.redisKey, s.lease, out.stored, out.ttl)
-	} else {
-		held, err = v.c.release(s.ctx, s.redisKey, s.lease)
-	}
+	held, err := s.settle(&out)
 	switch {
 	case err != nil:
 		v.c.countError(s.ctx)
@@ -156,7 +153,27 @@ func (s *search[K, V]) loadLeased() result[V] {
 	if held || !out.isAnswer() {
 		step = anyStep
 	}
-	return result[V]{step: step, value: out.value, body: out.body, err: out.err, stored: held && out.stored != nil}
+	return result[V]{step: step, entry: Entry[V]{Value: out.value}, body: out.body, err: out.err, stored: held && out.stored != nil}
+}
+
+// settle puts what a load under the lease came to into the place of the lease, and
+// reports whether it was still there.
+func (s *search[K, V]) settle(out *outcome[V]) (held bool, err error) {
+	v := s.view
+	switch {
+	case out.stored != nil:
+		return v.c.fill(s.ctx, s.redisKey, s.lease, out.stored, out.px)
+	case out.isAnswer():
+		return v.c.release(s.ctx, s.redisKey, s.lease, -1)
+	case errors.Is(out.err, ErrClosed): // which says nothing of the source
+		return v.c.release(s.ctx, s.redisKey, s.lease, 0)
+	case s.refreshes:
+		return v.c.release(s.ctx, s.redisKey, s.lease, refreshPause)
+	case v.cfg.ErrorTTL < 0:
+		return v.c.release(s.ctx, s.redisKey, s.lease, 0)
+	}
+	marker := appendEntry(nil, entry{kind: kindError, body: []byte(out.err.Error())})
+	return v.c.fill(s.ctx, s.redisKey, s.lease, marker, millis(v.cfg.ErrorTTL))
 }
 
 // loadPast loads without storing the value, since Redis gave the error cause,
@@ -203,7 +220,7 @@ func (s *search[K, V]) loadPast(cause error) result[V] {
 	if s.keeps {
 		v.outage.end(s.redisKey, kept, out.body, out.keepFor())
 	}
-	return result[V]{step: anyStep, value: out.value, body: out.body, err: out.err}
+	return result[V]{step: anyStep, entry: Entry[V]{Value: out.value}, body: out.body, err: out.err}
 }
 
 // sleep waits for d or the end of ctx.
@@ -227,9 +244,9 @@ func (s *search[K, V]) giveBack() {
 	c.running.more()
 	go func() {
 		defer c.running.done()
-		expired := time.Now().Add(s.view.cfg.LoadTimeout + c.leaseSlack())
+		expired := time.Now().Add(s.view.leaseTTL())
 		for pause := minGiveBack; time.Now().Before(expired); pause = min(2*pause, maxGiveBack) {
-			if _, err := c.release(s.ctx, s.redisKey, s.lease); err == nil || isFinal(err) || sleep(c.ctx, pause) != nil {
+			if _, err := c.release(s.ctx, s.redisKey, s.lease, 0); err == nil || isFinal(err) || sleep(c.ctx, pause) != nil {
 				return
 			}
 		}

@@ -46,6 +46,7 @@ type database struct {
 	rows    []atomic.Int64 // the newest version of each key
 	written []atomic.Int64 // the newest whose Delete or Set has returned
 	pause   func()
+	fails   func() bool // a load; nil: none does
 	loads   atomic.Int64
 	gets    atomic.Int64
 }
@@ -59,7 +60,10 @@ func (db *database) load(_ context.Context, key int) (int64, error) {
 	db.pause()
 	version := db.rows[key].Load()
 	db.pause()
-	if version%3 == 0 {
+	switch {
+	case db.fails != nil && db.fails():
+		return 0, errInjected
+	case version%3 == 0:
 		return 0, ErrNotFound
 	}
 	return version, nil
@@ -134,6 +138,11 @@ func TestNothingFromBeforeADeleteIsReturned(t *testing.T) {
 				readers, reads = 32, 8 // more than there are lanes: reads share those of others
 			}
 			db := newDatabase(clients-1, dice.pause)
+			cfg := ViewConfig{}
+			if round%4 > 1 { // values grow stale all the time, and loads fail
+				cfg = ViewConfig{TTL: 50 * time.Millisecond, StaleFor: 10 * time.Second, SoftLoadTimeout: time.Duration(dice.roll(2)) * 20 * time.Millisecond, ErrorTTL: 5 * time.Millisecond}
+				db.fails = func() bool { return dice.roll(10) == 0 }
+			}
 			var wg sync.WaitGroup
 			var shared func() uint64
 			for n := range clients {
@@ -143,13 +152,13 @@ func TestNothingFromBeforeADeleteIsReturned(t *testing.T) {
 					rdb.AddHook(failing{dice, dice.roll(2) == 0})
 				}
 				c := newClient(t, rdb, Config{})
-				v := NewView[int, int64](c, "v", ViewConfig{})
+				v := NewView[int, int64](c, "v", cfg)
 				shared = func() uint64 { return c.primary.Stats().Shared }
 				for range readers {
 					wg.Go(func() {
 						for range reads {
 							err := db.read(t.Context(), v, dice.roll(len(db.rows)), dice.roll(4) > 0)
-							if err != nil && !errors.Is(err, errInjected) {
+							if err != nil && !errors.Is(err, errInjected) && !errors.Is(err, ErrLoadFailed) {
 								t.Errorf("round %d: %v", round, err)
 							}
 							if dice.roll(3) == 0 {
@@ -159,6 +168,14 @@ func TestNothingFromBeforeADeleteIsReturned(t *testing.T) {
 					})
 				}
 				if n == clients-1 {
+					wg.Go(func() {
+						for range writes { // whoever makes values stale brings none back
+							if err := v.Expire(t.Context(), dice.roll(len(db.rows))); err != nil && !errors.Is(err, errInjected) {
+								t.Errorf("round %d: %v", round, err)
+							}
+							dice.pause()
+						}
+					})
 					continue
 				}
 				wg.Go(func() {

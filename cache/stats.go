@@ -14,7 +14,8 @@ type Stats struct {
 
 	Hits     uint64 // reads that found a value in Redis
 	Absences uint64 // reads that found a cached absence in Redis
-	Misses   uint64 // reads that found neither, DecodeErrors included
+	Stale    uint64 // reads that found a value whose TTL was over: Fetch returns it, to Get it is a miss
+	Misses   uint64 // reads that found none of these, DecodeErrors included
 	Errors   uint64 // reads, Sets, Deletes and steps of a lease that Redis did not carry out
 
 	// DecodeErrors counts what was in Redis and could not be used: unknown, cut
@@ -45,6 +46,12 @@ type Stats struct {
 	LeaseWaits   uint64 // times that a flight waited for another's load
 	FillsRefused uint64 // loaded values that were not stored, since the key had been deleted, set or evicted meanwhile
 
+	Refreshes        uint64 // stale values that a load of this client was to replace
+	RefreshesRefused uint64 // refreshes that were left to a later caller, since 64 ran
+	SoftTimeouts     uint64 // Fetches that returned a stale value after ViewConfig.SoftLoadTimeout
+	ErrorsShared     uint64 // reads that found the error of a load which had just failed
+	Expires          uint64 // values that Expire made stale
+
 	// Fallbacks counts the loads that did without Redis because of an error,
 	// FallbacksRefused those that Config.MaxFallbacks kept from running, and
 	// FallbacksRunning is how many run now, those for a tombstone included.
@@ -69,15 +76,17 @@ type Stats struct {
 
 // counters is where a client counts; see Stats.
 type counters struct {
-	scopeHits                                    stats.Counter
-	hits, absences, misses, errors, decodeErrors stats.Counter
-	sets, deletes, deletesRepeated               stats.Counter
-	loads, loadErrors, joined                    stats.Counter
-	leasesTaken, leaseWaits, fillsRefused        stats.Counter
-	fallbacks, fallbacksRefused, outageHits      stats.Counter
-	fallbacksRunning                             stats.Gauge
-	bytesBefore, bytesAfter, tooLarge            stats.Counter
-	loadTime, getTime, setTime, deleteTime       stats.Histogram
+	scopeHits                                           stats.Counter
+	hits, absences, stale, misses, errors, decodeErrors stats.Counter
+	refreshes, refreshesRefused, softTimeouts           stats.Counter
+	errorsShared, expires                               stats.Counter
+	sets, deletes, deletesRepeated                      stats.Counter
+	loads, loadErrors, joined                           stats.Counter
+	leasesTaken, leaseWaits, fillsRefused               stats.Counter
+	fallbacks, fallbacksRefused, outageHits             stats.Counter
+	fallbacksRunning                                    stats.Gauge
+	bytesBefore, bytesAfter, tooLarge                   stats.Counter
+	loadTime, getTime, setTime, deleteTime              stats.Histogram
 }
 
 // Stats returns what the client did.
@@ -94,6 +103,7 @@ func (c *Client) Stats() Stats {
 		ScopeHits:        n.scopeHits.Load(),
 		Hits:             n.hits.Load(),
 		Absences:         n.absences.Load(),
+		Stale:            n.stale.Load(),
 		Misses:           n.misses.Load(),
 		Errors:           n.errors.Load(),
 		DecodeErrors:     n.decodeErrors.Load(),
@@ -110,6 +120,11 @@ func (c *Client) Stats() Stats {
 		LeasesTaken:      n.leasesTaken.Load(),
 		LeaseWaits:       n.leaseWaits.Load(),
 		FillsRefused:     n.fillsRefused.Load(),
+		Refreshes:        n.refreshes.Load(),
+		RefreshesRefused: n.refreshesRefused.Load(),
+		SoftTimeouts:     n.softTimeouts.Load(),
+		ErrorsShared:     n.errorsShared.Load(),
+		Expires:          n.expires.Load(),
 		Fallbacks:        n.fallbacks.Load(),
 		FallbacksRefused: n.fallbacksRefused.Load(),
 		FallbacksRunning: n.fallbacksRunning.Load(),

@@ -18,6 +18,7 @@ type state uint8
 const (
 	missing state = iota
 	hit
+	stale   // a value whose time is over, and which may be used until it is refreshed
 	absent  // a cached absence
 	leased  // somebody loads
 	buried  // a tombstone: nothing may be stored
@@ -30,13 +31,20 @@ const (
 // A found is what was found under a key.
 type found struct {
 	state state
-	body  []byte // of a hit: the codec's bytes
+	head  header // of a hit, something stale, or an absence
+	body  []byte // of a hit, or something stale: the codec's bytes
 	sha   string // of something dead: what acquire calls it
 	err   error  // of refused and unread; why something dead does not decode, nil if it has only outlived
 }
 
+// A loadFailure is the error that another load left.
+type loadFailure struct{ text string }
+
+func (e *loadFailure) Error() string        { return "the load has just failed: " + e.text }
+func (e *loadFailure) Is(target error) bool { return target == ErrLoadFailed }
+
 var (
-	errHasHeader = errors.New("it has a header, and the view is plain")
+	errHasHeader = errors.New("it was written with another setting of ViewConfig.Plain")
 	errTooLong   = errors.New("it is longer than ViewConfig.MaxValueBytes")
 )
 
@@ -58,31 +66,26 @@ func (v *View[K, V]) interpret(stored []byte) found {
 	case kindTombstone:
 		return found{state: buried}
 	case kindError:
-		return found{state: refused, err: fmt.Errorf("the load failed in another process: %s", e.body)}
+		return found{state: refused, err: &loadFailure{string(e.body)}}
 	}
-	if e.header.outlived() {
+	if e.header.generation != 0 || len(e.header.tags) > 0 {
 		return found{state: dead}
 	}
-	switch {
+	switch old := e.header.outlived(time.Now()); {
+	case e.kind == kindAbsence && old:
+		return found{state: dead}
 	case e.kind == kindAbsence:
-		return found{state: absent}
-	case v.cfg.Plain:
+		return found{state: absent, head: e.header}
+	case v.cfg.Plain != (e.header.flags&flagPlain != 0):
 		return found{state: dead, err: errHasHeader}
+	default:
+		f := v.unpack(e.body)
+		f.head = e.header
+		if f.state == hit && old {
+			f.state = stale
+		}
+		return f
 	}
-	return v.unpack(e.body)
-}
-
-// outlived reports whether the writer of h no longer vouches for the value.
-//
-// This version raises no generation and gives no tags. A later one does, in a
-// rolling upgrade beside this one, and then an entry that names a generation is
-// valid only while that is the current one, which this version does not look
-// up: it must not take the entry for good. Generation 0 means that the view had
-// none when the entry was written; a later version refuses such entries itself
-// once the view has one.
-func (h *header) outlived() bool {
-	return h.generation != 0 || len(h.tags) > 0 ||
-		h.softExpiry != 0 && h.softExpiry <= uint64(max(time.Now().UnixMilli(), 0))
 }
 
 func (v *View[K, V]) unpack(stored []byte) found {
@@ -96,12 +99,13 @@ func (v *View[K, V]) unpack(stored []byte) found {
 	return found{state: hit, body: body}
 }
 
-// decode says what stored is, and sets value if it is a hit; else value is zero.
+// decode says what stored is, and sets value if it is a hit or stale; else value
+// is zero.
 // The codec is v's, or one that may keep what it decodes. Nothing of the result
 // but the body is a view of stored.
 func (v *View[K, V]) decode(ctx context.Context, redisKey string, stored []byte, value *V, codec Codec) found {
 	f := v.interpret(stored)
-	if f.state == hit {
+	if f.state == hit || f.state == stale {
 		if err := codec.Decode(f.body, value); err != nil {
 			f = found{state: dead, err: err}
 			var zero V
@@ -179,6 +183,11 @@ func (v *View[K, V]) judge(ctx context.Context, redisKey string, stored coalesce
 		n.hits.Inc()
 	case absent:
 		n.absences.Inc()
+	case stale:
+		n.stale.Inc()
+	case refused:
+		n.errorsShared.Inc()
+		n.misses.Inc()
 	default:
 		n.misses.Inc()
 	}
@@ -192,13 +201,26 @@ func (e *tooLargeError) Error() string {
 	return fmt.Sprintf("the value has %d bytes, want at most %d: raise ViewConfig.MaxValueBytes or store less", e.size, e.limit)
 }
 
+// header returns the header of what is stored now for ttl, after a load that took
+// so long, and its TTL in Redis in ms.
+func (v *View[K, V]) header(ttl, took time.Duration) (h header, px int64) {
+	now := time.Now()
+	h = header{stored: unixMilli(now), loadTime: loadMillis(took)}
+	px = jitter(min(ttl, maxTTL-v.cfg.StaleFor))
+	if v.cfg.StaleFor > 0 {
+		h.softExpiry = unixMilli(now.Add(time.Duration(px) * time.Millisecond))
+		px += millis(v.cfg.StaleFor)
+	}
+	return h, px
+}
+
 // encode returns the codec's bytes of value and what is to be stored of them,
-// with how long it took to load. The error is a *tooLargeError, along with the
+// which begins with h unless the view is plain. The error is a *tooLargeError, along with the
 // codec's bytes, or the codec's.
-func (v *View[K, V]) encode(value *V, loadTime time.Duration) (body, stored []byte, err error) {
+func (v *View[K, V]) encode(value *V, h header) (body, stored []byte, err error) {
 	before := make([]byte, 0, 256)
 	if !v.cfg.Plain {
-		before = appendHeader(before, kindValue, header{loadTime: loadMillis(loadTime)})
+		before = appendHeader(before, kindValue, h)
 	}
 	if stored, err = v.cfg.Codec.Append(before, value); err != nil {
 		return nil, nil, fmt.Errorf("encode: %w", err)
@@ -221,6 +243,8 @@ func (v *View[K, V]) staysPlain(body []byte) bool {
 	short := v.cfg.MinCompressBytes < 0 || len(body) < v.cfg.MinCompressBytes
 	return short && (len(body) == 0 || body[0] != mark)
 }
+
+func unixMilli(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) }
 
 // loadMillis fits a load's time into the header.
 func loadMillis(d time.Duration) uint32 {

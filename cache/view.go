@@ -161,6 +161,9 @@ func (v *View[K, V]) ttl(opts []SetOption) (time.Duration, error) {
 	if ttl < time.Millisecond {
 		return 0, fmt.Errorf("TTL is %s, want at least 1ms", ttl)
 	}
+	if ttl > maxTTL-v.cfg.StaleFor {
+		return 0, fmt.Errorf("TTL is %s, want at most %s", ttl, maxTTL-v.cfg.StaleFor)
+	}
 	return ttl, nil
 }
 

@@ -138,7 +138,7 @@ func TestTTLIsNeverAboveWhatWasAskedForAndNeverMissing(t *testing.T) {
 			ttl := time.Duration(rapid.OneOf(
 				rapid.Int64Range(int64(time.Millisecond), int64(3*time.Second)),
 				rapid.Int64Range(int64(time.Millisecond), int64(90*24*time.Hour)),
-				rapid.Int64Range(int64(time.Millisecond), 1<<63-1),
+				rapid.Int64Range(int64(time.Millisecond), int64(maxTTL)),
 			).Draw(t, "ttl"))
 			ctx, key := context.Background(), rapid.StringMatching(`[a-z]{8}`).Draw(t, "key")
 			v := NewView[string, string](c, "v", ViewConfig{TTL: ttl, AbsentTTL: ttl})

@@ -68,7 +68,8 @@ func (v *View[K, V]) store(ctx context.Context, op string, key K, value V, opts 
 	if err != nil {
 		return false, v.failed(op, redisKey, err)
 	}
-	_, stored, err := v.encode(&value, 0)
+	h, px := v.header(ttl, 0)
+	_, stored, err := v.encode(&value, h)
 	if err != nil {
 		return false, v.failed(op, redisKey, err)
 	}
@@ -76,7 +77,7 @@ func (v *View[K, V]) store(ctx context.Context, op string, key K, value V, opts 
 	defer v.c.wrote(redisKey)
 	owed := v.c.owed.mark()
 	changes := v.changing(ctx, key, redisKey)
-	done, err = send(redisKey, stored, jitter(ttl))
+	done, err = send(redisKey, stored, px)
 	v.forget(key, redisKey)
 	var is *V
 	if done && err == nil {

@@ -8,9 +8,9 @@ import (
 // caches is what a cache counts, the default or a named one.
 var caches = newTable(by("role"),
 	counters("redisha_cache_reads_total",
-		"Reads that Redis answered: with a value (hit), with a cached absence, or with neither (miss; values that do not decode included).",
+		"Reads that Redis answered: with a value (hit), with one whose TTL is over (stale), with a cached absence, or with none of these (miss; values that do not decode included).",
 		by("outcome"), func(s *cache.Stats) []sample {
-			return []sample{count(s.Hits, "hit"), count(s.Absences, "absence"), count(s.Misses, "miss")}
+			return []sample{count(s.Hits, "hit"), count(s.Stale, "stale"), count(s.Absences, "absence"), count(s.Misses, "miss")}
 		}),
 	counter("redisha_cache_scope_hits_total",
 		"Reads that found their key, or its absence, in the request's scope.",
@@ -66,6 +66,21 @@ var caches = newTable(by("role"),
 	counter("redisha_cache_fills_refused_total",
 		"Loaded values that were not stored, since the key had been deleted, set or evicted meanwhile.",
 		func(s *cache.Stats) uint64 { return s.FillsRefused }),
+	counter("redisha_cache_refreshes_total",
+		"Stale values that a load was to replace in the background.",
+		func(s *cache.Stats) uint64 { return s.Refreshes }),
+	counter("redisha_cache_refreshes_refused_total",
+		"Refreshes that were left to a later caller, since 64 ran.",
+		func(s *cache.Stats) uint64 { return s.RefreshesRefused }),
+	counter("redisha_cache_soft_timeouts_total",
+		"Fetches that returned a stale value since the load took longer than ViewConfig.SoftLoadTimeout.",
+		func(s *cache.Stats) uint64 { return s.SoftTimeouts }),
+	counter("redisha_cache_shared_errors_total",
+		"Reads that found the error of a load which had just failed.",
+		func(s *cache.Stats) uint64 { return s.ErrorsShared }),
+	counter("redisha_cache_expires_total",
+		"Values made stale by Expire.",
+		func(s *cache.Stats) uint64 { return s.Expires }),
 
 	counter("redisha_cache_fallbacks_total",
 		"Loads that did without Redis because of an error.",

@@ -62,4 +62,5 @@ func ExampleNewCollector() {
 	// redisha_cache_reads_total{outcome="absence",role="cache"} 0
 	// redisha_cache_reads_total{outcome="hit",role="cache"} 9
 	// redisha_cache_reads_total{outcome="miss",role="cache"} 1
+	// redisha_cache_reads_total{outcome="stale",role="cache"} 0
 }
