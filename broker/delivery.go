@@ -29,6 +29,7 @@ type Delivery struct {
 
 	headers  []header
 	progress *reporter // nil where no result is kept
+	attempt  *attempt
 }
 
 // Header returns the value of a header that the publisher added; "" if there is
@@ -63,8 +64,8 @@ func FromContext(ctx context.Context) *Delivery {
 	return d
 }
 
-func newDelivery(e *envelope, queue string) *Delivery {
-	return &Delivery{
+func newDelivery(e *envelope, queue string) Delivery {
+	return Delivery{
 		ID: e.id, Task: e.task, Queue: queue,
 		Attempt: int(e.attempt), MaxAttempts: int(e.maxAttempts), Unfinished: int(e.deliveries),
 		Enqueued: time.UnixMilli(e.enqueued).UTC(),

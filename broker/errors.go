@@ -30,10 +30,16 @@ var (
 	// could not renew its lease: another worker may have the task by now.
 	ErrLeaseLost = errors.New("broker: lease lost")
 
+	// ErrCancelled is the cause that ends a handler's context when its task was
+	// cancelled.
+	ErrCancelled = errors.New("broker: task cancelled")
+
 	// ErrDrainTimeout is the cause that ends the contexts of the handlers that
 	// still run when WorkerConfig.DrainTimeout is over, and what Run then
 	// returns.
 	ErrDrainTimeout = errors.New("broker: drain timeout")
+
+	errExpired = errors.New("broker: not started in time (ExpireAfter)")
 
 	errNilContext = errors.New("nil context: pass context.Background() or the request's")
 )
@@ -101,6 +107,45 @@ func (e *RejectError) Error() string {
 
 // Unwrap returns the cause.
 func (e *RejectError) Unwrap() error {
+	if e == nil {
+		return nil
+	}
+	return e.Err
+}
+
+// A SnoozeError puts a task off: it runs again after Delay, as the same attempt.
+// Retries are left as they are, so a task may be put off for ever. It is what
+// River calls JobSnooze.
+type SnoozeError struct{ Delay time.Duration }
+
+// Snooze returns the error by which a handler puts its task off for delay, because
+// it cannot be done yet: nothing has failed.
+func Snooze(delay time.Duration) error { return &SnoozeError{Delay: delay} }
+
+func (e *SnoozeError) Error() string {
+	if e == nil {
+		return "broker: snooze: a nil *SnoozeError"
+	}
+	return fmt.Sprintf("broker: snooze for %s", e.Delay)
+}
+
+// A SkipError ends a task that need not be done any more, which is neither a success
+// nor a failure: no retry, no dead letter, and as its result the state cancelled
+// with Err. It is what Celery calls Ignore; asynq.SkipRetry is [Reject] here.
+type SkipError struct{ Err error }
+
+// Skip wraps err, the reason, so that the task ends without having been done.
+func Skip(err error) error { return &SkipError{Err: err} }
+
+func (e *SkipError) Error() string {
+	if e == nil {
+		return "broker: skip: a nil *SkipError"
+	}
+	return fmt.Sprintf("broker: skip: %v", e.Err)
+}
+
+// Unwrap returns the reason.
+func (e *SkipError) Unwrap() error {
 	if e == nil {
 		return nil
 	}

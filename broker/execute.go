@@ -5,17 +5,22 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/redisha/redisha/broker/result"
 )
 
-// execute runs handlers until there are no more tasks.
-func (r *run) execute() {
-	for t := range r.tasks {
+// execute runs handlers, first that of t unless it is nil, until there are no more
+// tasks.
+func (r *run) execute(t *task) {
+	for {
+		if t == nil {
+			if t = r.floor.take(); t == nil {
+				return
+			}
+		}
 		r.handle(t)
+		t = r.floor.next(t.s)
 	}
 }
 
@@ -23,45 +28,53 @@ func (r *run) execute() {
 // ends its goroutine takes an executor with it, so handle starts another. A task
 // on which nothing was decided is given back.
 func (r *run) handle(t *task) {
-	v := &verdict{task: t}
+	v := &t.verdict
 	finished := false
 	defer func() {
-		if !finished {
-			r.executors.Go(r.execute)
-		}
 		if v.kind == undecided {
 			v = release(t, time.Second)
 		}
-		t.s.verdicts <- v
-		r.slots <- struct{}{}
+		t.s.inbox.put(v)
+		if !finished {
+			next := r.floor.next(t.s)
+			r.executors.Go(func() { r.execute(next) })
+		}
 	}()
-	e, err := decodeEnvelope(t.raw)
+	r.consider(v)
+	finished = true
+}
+
+// consider runs the handler of a task, unless there is a reason not to.
+func (r *run) consider(v *verdict) {
+	e, err := decodeEnvelope(v.raw)
 	if err != nil {
 		v.undecodable(e, err)
-		finished = true
 		return
 	}
-	v.id = e.id
-	if r.work.Err() != nil { // fetched when the run stopped
+	v.of(e)
+	switch {
+	case r.work.Err() != nil: // fetched when the run stopped
 		v.release(0)
-		finished = true
+		return
+	case v.revoked:
+		v.cancel(e)
+		return
+	case e.ttl > 0 && v.s.serverTime(time.Now()) > e.enqueued+int64(e.ttl):
+		v.expire(e)
 		return
 	}
 	h := r.handlers[e.task]
 	if h == nil {
-		r.w.warnStrange(e, t.s.p.queue)
+		r.w.warnStrange(e, v.s.p.queue)
 		v.release(strangePause(e))
-		finished = true
 		return
 	}
 	payload, err := r.w.c.compress.Decode(e.payload)
 	if err != nil {
 		v.undecodable(e, err)
-		finished = true
 		return
 	}
 	r.attempt(v, e, h, payload)
-	finished = true
 }
 
 // strangePause is how long a task that nobody here knows rests until it is
@@ -76,23 +89,26 @@ func (r *run) attempt(v *verdict, e *envelope, h *handler, payload []byte) {
 	n := &r.w.c.counts
 	n.started.Inc()
 	n.running.Add(1)
-	n.waitTime.Observe(time.Since(v.ready()))
 	start := time.Now()
+	n.waitTime.Observe(start.Sub(v.ready(start)))
 	if r.keepsResult(e) {
 		v.s.note(v.task, &result.Record{ID: e.id, Task: e.task, State: result.Started, Attempt: int(e.attempt),
 			Enqueued: time.UnixMilli(e.enqueued), Started: start, TTL: retention(e)})
 		v.progress = r.reports(v.task, e, start)
 	}
+	a := r.newAttempt(v, e, payload, start)
 	// A handler that ends its goroutine returns nothing.
-	value, err := []byte(nil), error(errGoexit)
+	err := error(errGoexit)
 	defer func() {
+		a.over()
+		v.running.Store(nil)
 		n.running.Add(-1)
 		if errors.Is(context.Cause(r.work), ErrDrainTimeout) {
 			r.cut.Store(true)
 		}
 		n.runTime.Observe(time.Since(start))
 		progress := v.progress.end()
-		r.decide(v, e, value, err, h.def.cfg.Backoff)
+		r.decide(v, e, a.value, err, h.def.cfg.Backoff)
 		if v.record != nil {
 			v.record.Started = start
 			if v.record.State != result.Success {
@@ -100,30 +116,32 @@ func (r *run) attempt(v *verdict, e *envelope, h *handler, payload []byte) {
 			}
 		}
 	}()
-	value, err = r.call(v, e, h, payload)
+	err = r.call(a, h)
+}
+
+func (r *run) newAttempt(v *verdict, e *envelope, payload []byte, start time.Time) *attempt {
+	a := &attempt{delivery: newDelivery(e, v.s.p.queue), lease: v.lease, r: r, payload: payload, place: -1}
+	a.delivery.attempt, a.delivery.progress = a, v.progress
+	if e.timeout > 0 {
+		a.deadline = start.Add(time.Duration(min(e.timeout, uint64(maxTimeout.Milliseconds()))) * time.Millisecond)
+	}
+	v.running.Store(a)
+	return a
 }
 
 var errGoexit = errors.New("the handler ended its goroutine (runtime.Goexit)")
 
-// call runs h with its context and contains a panic.
-func (r *run) call(v *verdict, e *envelope, h *handler, payload []byte) (value []byte, err error) {
-	delivery := newDelivery(e, v.s.p.queue)
-	delivery.progress = v.progress
-	ctx := context.WithValue(v.lease.ctx, deliveryKey{}, delivery)
-	if e.timeout > 0 {
-		limit := time.Duration(min(e.timeout, uint64(maxTimeout.Milliseconds()))) * time.Millisecond
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, limit)
-		defer cancel()
-	}
+// call runs h and contains a panic.
+func (r *run) call(a *attempt, h *handler) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
+			d := &a.delivery
 			r.w.c.counts.panics.Inc()
-			r.w.log.Error("handler panicked", "queue", v.s.p.queue, "task", e.task, "id", e.id, "attempt", e.attempt, "err", p, "stack", string(debug.Stack()))
-			value, err = nil, &panicError{p}
+			r.w.log.Error("handler panicked", "queue", d.Queue, "task", d.Task, "id", d.ID, "attempt", d.Attempt, "err", p, "stack", string(debug.Stack()))
+			err = &panicError{p}
 		}
 	}()
-	return h.run(ctx, payload, r.w.cfg.Results)
+	return h.chain(a, &a.delivery)
 }
 
 const maxTimeout = 100 * 365 * 24 * time.Hour
@@ -144,6 +162,13 @@ type policy func(attempts int, err error) time.Duration
 // decide judges a task whose handler has returned. The methods of err and the
 // policy are not ours: whichever panics or ends the goroutine is replaced.
 func (r *run) decide(v *verdict, e *envelope, value []byte, err error, backoff policy) {
+	if err == nil {
+		v.kind = ackVerdict
+		if v.record = r.record(e, result.Success, nil); v.record != nil {
+			v.record.Value = value
+		}
+		return
+	}
 	judged, asking := false, false
 	defer func() {
 		if judged {
@@ -156,53 +181,52 @@ func (r *run) decide(v *verdict, e *envelope, value []byte, err error, backoff p
 		r.decide(v, e, nil, err, Backoff)
 	}()
 	v.kind, v.record = undecided, nil
-	r.judge(v, e, value, err, func(attempts int, err error) time.Duration {
+	r.judge(v, e, err, func(attempts int, err error) time.Duration {
 		asking = true
 		pause := backoff(attempts, err)
 		asking = false
 		return pause
 	})
 	judged = true
-	if err != nil && v.kind != releaseVerdict {
+	if v.kind != releaseVerdict {
 		r.w.log.Warn("task failed", "queue", v.s.p.queue, "task", e.task, "id", e.id, "attempt", e.attempt, "verdict", v.kind.String(), "err", err)
 	}
 }
 
-// judge decides by what the handler returned.
-func (r *run) judge(v *verdict, e *envelope, value []byte, err error, backoff policy) {
+// judge decides by the error that the handler returned.
+func (r *run) judge(v *verdict, e *envelope, err error, backoff policy) {
 	var (
 		undecodable *undecodableError
 		unstorable  *unstorableError
 		reject      *RejectError
 		retry       *RetryError
+		snooze      *SnoozeError
+		skip        *SkipError
 	)
 	last := e.attempt >= e.maxAttempts
-	if err != nil {
-		_ = err.Error() // what panics in the log must panic here
-	}
+	_ = err.Error() // what panics in the log must panic here
 	switch {
-	case err == nil:
-		v.kind = ackVerdict
-		v.record = r.record(e, result.Success, nil)
-		if v.record != nil {
-			v.record.Value = value
-		}
-		return
 	case errors.As(err, &unstorable):
 		v.kind = ackVerdict
 		v.record = r.record(e, result.Failure, err)
+	case v.cancelled.Load():
+		v.cancel(e)
 	case errors.As(err, &undecodable):
 		v.die(e, Undecodable, err)
 		v.record = r.record(e, result.Dead, err)
+	case errors.As(err, &skip) && skip != nil:
+		v.kind = ackVerdict
+		v.record = r.record(e, result.Cancelled, skip)
 	case errors.As(err, &reject) && reject != nil:
 		v.die(e, Rejected, err)
 		v.record = r.record(e, result.Failure, reject.Err)
+	case errors.As(err, &snooze) && snooze != nil:
+		v.release(max(snooze.Delay, 0))
 	case errors.As(err, &retry) && retry != nil && !last:
 		v.retry(e, retry.Delay)
 		v.record = r.record(e, result.Retry, retry.Err)
 	case v.lease.ctx.Err() != nil && retry == nil:
 		v.release(0)
-		return
 	case last:
 		v.die(e, Exhausted, err)
 		v.record = r.record(e, result.Failure, err)
@@ -240,11 +264,10 @@ func (r *run) record(e *envelope, state result.State, err error) *result.Record 
 }
 
 // ready is when the entry of a task came into its stream, by the server's clock.
-func (t *task) ready() time.Time {
-	ms, _, _ := strings.Cut(t.entry.id, "-")
-	n, err := strconv.ParseInt(ms, 10, 64)
-	if err != nil {
-		return time.Now()
+func (t *task) ready(now time.Time) time.Time {
+	p, ok := positionOf(t.entry)
+	if !ok {
+		return now
 	}
-	return time.UnixMilli(n)
+	return time.UnixMilli(int64(p.ms))
 }

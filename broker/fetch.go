@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -27,6 +30,10 @@ func (s *source) fetch() {
 			case <-s.joined:
 			case <-s.r.stop.Done():
 			}
+			continue
+		}
+		if s.unsettled.Load() >= maxUnsettled {
+			retry.wait(s.r.stop.Done())
 			continue
 		}
 		found, err := s.lookForLost(l)
@@ -54,102 +61,157 @@ func (s *source) fetch() {
 
 // fetchOnce starts what is ready, or waits for the first task that will be.
 func (s *source) fetchOnce(l *lease) error {
-	n := s.r.reserve()
+	n := s.r.floor.reserve(s, maxFetch, s.r.stop, nil)
 	if n == 0 {
 		return nil // stopped
 	}
-	found, err := s.read(l, n)
-	s.r.unreserve(n - len(found))
+	found, paused, err := s.read(l, n)
+	s.r.floor.unreserve(s, n-len(found), len(found) == n)
 	s.start(l, found)
-	if err != nil || len(found) > 0 || !l.safe(s.r.w.cfg.Lease) {
+	switch {
+	case err != nil || len(found) > 0 || !l.safe(s.r.w.cfg.Lease):
 		return err
+	case paused:
+		s.sleep(pausedLook)
+		return nil
+	case !s.mayBlock():
+		s.sleep(s.poll.next())
+		return nil
 	}
 	found, err = s.block(l)
+	s.blocked()
 	for _, f := range found {
 		s.startOrRelease(l, f)
 	}
 	return err
 }
 
-// reserve takes the free slots, at least one. It returns 0 when the run stops.
-func (r *run) reserve() int {
-	select {
-	case <-r.slots:
-	case <-r.stop.Done():
-		return 0
-	}
-	n := 1
-	for n < maxFetch {
-		select {
-		case <-r.slots:
-			n++
-		default:
-			return n
-		}
-	}
-	return n
-}
+// pausedLook is how often a paused partition is asked whether it goes on.
+const pausedLook = 500 * time.Millisecond
 
-func (r *run) unreserve(n int) {
-	for range n {
-		r.slots <- struct{}{}
+// sleep waits, or until the run stops.
+func (s *source) sleep(d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-s.r.stop.Done():
 	}
 }
 
 // A delivered is an entry as it was read.
 type delivered struct {
 	entry
-	raw []byte
+	raw     []byte
+	revoked bool
 }
 
-// read reads up to n new tasks. With an error there may be tasks too.
-func (s *source) read(l *lease, n int) ([]delivered, error) {
-	reply, err := fetchScript.Run(s.r.reads, s.r.w.c.conn, s.p.consumerKeys(l.consumer), l.consumer, n).Slice()
+var errFetchReply = errors.New("an answer of fetch.lua that makes no sense")
+
+// read reads up to n new tasks, and ends those that are done. With an error there
+// may be tasks too.
+func (s *source) read(l *lease, n int) (found []delivered, paused bool, err error) {
+	acks := s.inbox.takeAcks()
+	args := make([]any, 0, 2+streams+len(acks))
+	args = appendEnds(append(args, l.consumer, n), acks)
+	keys := l.keys
+	if len(acks) > 0 {
+		keys = s.p.endKeys(keys[:len(keys):len(keys)], acks)
+	}
+	reply, err := fetchScript.Run(s.r.reads, s.r.w.c.conn, keys, args...).Slice()
+	if err == nil && len(reply) != 3+streams {
+		err = fmt.Errorf("%w: %d values", errFetchReply, len(reply))
+	}
 	if err != nil {
-		return nil, err
+		if len(acks) > 0 {
+			s.inbox.refuse(acks)
+			s.settleFailed(err)
+		}
+		return nil, false, err
 	}
-	if len(reply) == 0 || len(reply)%3 != 1 {
-		return nil, fmt.Errorf("fetch.lua returned %d values", len(reply))
+	s.clock.Store(&reading{int64(toUint(reply[1])), time.Now()})
+	if len(acks) > 0 {
+		s.inbox.refuse(s.acknowledged(acks, reply[2:]))
 	}
-	state := toString(reply[0])
-	if state == "gone" {
+	switch state := toString(reply[0]); state {
+	case "":
+	case "gone":
 		s.lose(l, "Redis does not hold it any more")
-		return nil, nil
-	}
-	var found []delivered
-	for i := 1; i < len(reply); i += 3 {
-		stream, _ := reply[i].(int64)
-		found = append(found, delivered{entry{int(stream), toString(reply[i+1])}, []byte(toString(reply[i+2]))})
-	}
-	if state != "" {
+		return nil, false, nil
+	case "paused":
+		return nil, true, nil
+	default:
 		err = errors.New(state)
 	}
-	return found, err
+	found, bad := parseFetched(toString(reply[2+streams]))
+	return found, false, errors.Join(err, bad)
 }
+
+// parseFetched reads the tasks that fetch.lua has returned.
+func parseFetched(s string) (found []delivered, err error) {
+	if s == "" {
+		return nil, nil
+	}
+	raw := []byte(s)
+	for at := 0; at < len(s); {
+		var fields [3]string
+		for i := range fields {
+			end := strings.IndexByte(s[at:], ' ')
+			if end < 0 {
+				return found, errFetchReply
+			}
+			fields[i] = s[at : at+end]
+			at += end + 1
+		}
+		size, err := strconv.Atoi(fields[2])
+		if err != nil || size < 0 || size > len(s)-at || fields[0] == "" || fields[0][0] < '0' || fields[0][0] >= '0'+streams {
+			return found, errFetchReply
+		}
+		d := delivered{entry{int(fields[0][0] - '0'), fields[1]}, raw[at : at+size : at+size], len(fields[0]) > 1}
+		if len(s) > maxShared { // one task shall not keep the memory of others
+			d.id, d.raw = strings.Clone(d.id), slices.Clone(d.raw)
+		}
+		found = append(found, d)
+		at += size
+	}
+	return found, nil
+}
+
+// maxShared bounds the memory that tasks of one reply share.
+const maxShared = 64 << 10
 
 // start hands over tasks for which slots are reserved. What was read too late to
 // be safe stays pending, and is taken from the consumer like that of a dead one.
 func (s *source) start(l *lease, found []delivered) {
-	if !l.safe(s.r.w.cfg.Lease) {
-		s.r.unreserve(len(found))
+	if len(found) == 0 {
 		return
 	}
+	if !l.safe(s.r.w.cfg.Lease) {
+		s.r.floor.unreserve(s, len(found), false)
+		return
+	}
+	fresh := found[:0]
 	for _, d := range found {
 		// A group that was made anew delivers what runs already.
 		switch s.standing(d) {
 		case unseen:
-			s.r.tasks <- s.add(l, d)
+			fresh = append(fresh, d)
+			continue
 		case ended:
 			s.ackAgain(l, d)
-			s.r.unreserve(1)
 		case held:
-			s.r.unreserve(1)
 		}
+		s.r.floor.unreserve(s, 1, false)
 	}
+	s.r.floor.put(s.tasksOf(l, fresh))
 }
 
 func (s *source) ackAgain(l *lease, d delivered) {
-	s.verdicts <- &verdict{task: s.add(l, d), kind: ackVerdict}
+	v := &verdict{task: s.taskOf(l, d), kind: ackVerdict}
+	if e, err := decodeEnvelope(d.raw); err == nil {
+		v.of(e)
+	}
+	s.inbox.put(v)
 }
 
 // startOrRelease hands over a task that was read without a slot. If none becomes
@@ -157,12 +219,9 @@ func (s *source) ackAgain(l *lease, d delivered) {
 func (s *source) startOrRelease(l *lease, d delivered) {
 	timer := time.NewTimer(time.Second)
 	defer timer.Stop()
-	select {
-	case <-s.r.slots:
+	if s.r.floor.reserve(s, 1, s.r.stop, timer.C) > 0 {
 		s.start(l, []delivered{d})
 		return
-	case <-timer.C:
-	case <-s.r.stop.Done():
 	}
 	s.giveBack(l, d)
 }
@@ -171,7 +230,7 @@ func (s *source) startOrRelease(l *lease, d delivered) {
 func (s *source) giveBack(l *lease, d delivered) {
 	switch s.standing(d) {
 	case unseen:
-		s.verdicts <- release(s.add(l, d), 0)
+		s.inbox.put(release(s.taskOf(l, d), 0))
 	case ended:
 		s.ackAgain(l, d)
 	}
@@ -181,6 +240,45 @@ func (s *source) giveBack(l *lease, d delivered) {
 type blocking struct {
 	conn     *redis.Conn
 	clientID atomic.Int64 // of the connection while it blocks; 0 if not known
+	poll     pollPause    // between reads while others block
+}
+
+// A pollPause is how long a source rests that finds nothing and may not block.
+type pollPause struct{ last time.Duration }
+
+func (p *pollPause) next() time.Duration {
+	p.last = min(max(2*p.last, minPoll), maxPoll)
+	return p.last
+}
+
+const (
+	minPoll = 10 * time.Millisecond
+	maxPoll = 160 * time.Millisecond
+)
+
+// mayBlock takes a turn at blocking. Each blocking read has a connection for
+// itself, and only half of the pool is there for them: where there are more
+// sources, those without a turn look from time to time.
+func (s *source) mayBlock() bool {
+	if s.r.blockers == nil {
+		return true
+	}
+	select {
+	case s.r.blockers <- struct{}{}:
+		s.poll.last = 0
+		return true
+	default:
+		return false
+	}
+}
+
+// blocked gives the turn to another source.
+func (s *source) blocked() {
+	if s.r.blockers == nil {
+		return
+	}
+	s.closeBlocking()
+	<-s.r.blockers
 }
 
 // block waits for a task, for blockFor at most.
@@ -208,7 +306,7 @@ func (s *source) block(l *lease) ([]delivered, error) {
 	for _, reply := range replies {
 		for _, m := range reply.Messages {
 			value, _ := m.Values[field].(string)
-			found = append(found, delivered{entry{s.p.streamOf(reply.Stream), m.ID}, []byte(value)})
+			found = append(found, delivered{entry: entry{s.p.streamOf(reply.Stream), m.ID}, raw: []byte(value)})
 		}
 	}
 	return found, nil
@@ -269,9 +367,7 @@ func (s *source) lookForLost(l *lease) (found int, err error) {
 			s.ackAgain(l, d)
 			continue
 		}
-		select {
-		case <-s.r.slots:
-		case <-s.r.stop.Done():
+		if s.r.floor.reserve(s, 1, s.r.stop, nil) == 0 {
 			return found, nil // releaseLost follows
 		}
 		s.r.w.c.counts.recovered.Inc()

@@ -130,19 +130,20 @@ func TestAcknowledgedEntriesAreForgottenAlsoWhenIdle(t *testing.T) {
 		src.lease = l
 		e := entry{1, "1-1"}
 		for i := range 5 {
-			src.add(l, delivered{entry: e, raw: []byte{byte(i)}})
-			src.done(e, true)
-			require.Equal(t, ended, src.standing(delivered{e, []byte{byte(i)}}))
+			d := delivered{entry: e, raw: []byte{byte(i)}}
+			require.Equal(t, unseen, src.standing(d))
+			src.end([]*verdict{{task: src.taskOf(l, d)}}, true)
+			require.Equal(t, ended, src.standing(d))
 			time.Sleep(remembered * 9 / 10)
 			src.renew(&lease{}) // of another lease: nothing
-			src.done(entry{2, "x"}, false)
+			src.end([]*verdict{{task: &task{entry: entry{2, "x"}}}}, false)
 			require.True(t, src.wasAcked(e), i)
 		}
 		require.NoError(t, c.conn.Set(t.Context(), src.p.heartbeat("me"), 1, 0).Err())
 		time.Sleep(2 * remembered)
 		src.renew(l)
 		require.False(t, src.wasAcked(e))
-		require.Empty(t, len(src.acked)+len(src.older))
+		require.Empty(t, len(src.acked.list)+len(src.older.list))
 	})
 }
 
@@ -155,7 +156,7 @@ func TestManyAcknowledgementsAreRemembered(t *testing.T) {
 			if i%burst == 0 {
 				time.Sleep(remembered / time.Duration(n/burst))
 			}
-			src.done(entry{1, strconv.Itoa(i)}, true)
+			src.end([]*verdict{{task: &task{entry: entry{1, strconv.Itoa(i) + "-0"}}}}, true)
 		}
 	})
 	require.Less(t, time.Since(start), 4*time.Second, "it takes many times as long when each one moves all others")

@@ -40,8 +40,11 @@ type partition struct {
 	deadTasks  string          // dlh
 	lanes      string          // pd
 	lanesSeen  string          // pdz
+	parkedKeys string          // kz
 	maintainer string          // mt
 	counters   string          // st
+	revoked    string          // rv
+	paused     string          // pause
 }
 
 func newPartition(namespace, queue string, index, of int) *partition {
@@ -52,7 +55,8 @@ func newPartition(namespace, queue string, index, of int) *partition {
 		delayed: t + "z", envelopes: t + "zh",
 		dead: t + "dl", deadTasks: t + "dlh",
 		lanes: t + "pd", lanesSeen: t + "pdz",
-		maintainer: t + "mt", counters: t + "st",
+		parkedKeys: t + "kz", maintainer: t + "mt", counters: t + "st",
+		revoked: t + "rv", paused: t + "pause",
 	}
 }
 
@@ -60,6 +64,14 @@ func queuePrefix(namespace string) string { return namespace + ":queue:" }
 
 // idMark is the key that keeps an ID from being published twice.
 func (p *partition) idMark(id string) string { return p.prefix + "id:" + id }
+
+// unique is the key that holds the ID of the one task with a unique key.
+func (p *partition) unique(key string) string { return p.prefix + "u:" + key }
+
+// slots is the set of the tasks of a concurrency key that may run, and parked the
+// list of those that wait for one of them to end.
+func (p *partition) slots(key string) string  { return p.prefix + "k:" + key }
+func (p *partition) parked(key string) string { return p.prefix + "kq:" + key }
 
 func (p *partition) heartbeat(consumer string) string { return p.prefix + "hb:" + consumer }
 

@@ -136,7 +136,7 @@ func (m *model) fetch(t *rapid.T) {
 	c := m.consumer(t)
 	n := rapid.IntRange(1, 5).Draw(t, "n")
 	if !m.consumers[c] {
-		require.Equal(t, []any{"gone"}, m.s.run(fetchScript, m.s.p.consumerKeys(c), c, n))
+		require.Equal(t, "gone", m.s.turn(c, n)[0])
 		return
 	}
 	entries, ids := m.s.fetch(c, n)

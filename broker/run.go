@@ -15,8 +15,10 @@ type run struct {
 	name     string // of this instance
 	handlers map[string]*handler
 	sources  []*source
-	slots    chan struct{} // a token for each handler that could start
-	tasks    chan *task    // never full: who sends holds a slot
+	floor    *floor
+	blockers chan struct{} // a token for each blocking read; nil: all sources may block
+
+	deadlines deadlines // of the handlers that wait for their context
 
 	base    context.Context // for calls that must go on while the run drains
 	reads   context.Context // for those of fetchers and maintenance; ends when they must not hold the drain any longer
@@ -56,8 +58,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	defer w.stop()
 	r := &run{
-		w: w, name: instanceName(), handlers: w.handlers,
-		slots: make(chan struct{}, w.cfg.Concurrency), tasks: make(chan *task, w.cfg.Concurrency),
+		w: w, name: instanceName(), handlers: w.handlers, floor: newFloor(w.cfg.Concurrency),
 		base: context.WithoutCancel(ctx), settled: make(chan struct{}), dead: make(chan struct{}),
 	}
 	r.stop, r.stopAll = context.WithCancelCause(ctx)
@@ -130,9 +131,12 @@ func (r *run) open() error {
 		for pause := newPause(); ; {
 			q, err := r.w.c.queue(r.stop, name)
 			if err == nil {
+				var sources []*source
 				for _, p := range q.partitions {
-					r.sources = append(r.sources, newSource(r, p))
+					sources = append(sources, newSource(r, p))
 				}
+				r.floor.join(r.w.limit(name), sources)
+				r.sources = append(r.sources, sources...)
 				break
 			}
 			if r.stop.Err() != nil {
@@ -148,17 +152,17 @@ func (r *run) open() error {
 			pause.wait(r.stop.Done())
 		}
 	}
-	// Each source blocks one connection while it waits.
-	if have, want := r.w.c.conn.Stats().Pool.MaxTotal, len(r.sources)+2; have > 0 && have < want {
-		return fmt.Errorf("the pool has %d connections, want at least %d to serve %d partitions: raise pool_size or Pool.MaxTotal", have, want, len(r.sources))
+	// Each blocking read has a connection for itself.
+	if have := r.w.c.conn.Stats().Pool.MaxTotal; have > 0 && have/2 < len(r.sources) {
+		r.blockers = make(chan struct{}, have/2)
+		r.w.log.Info("more partitions than half of the pool's connections: some are polled", "partitions", len(r.sources), "connections", have)
 	}
 	return nil
 }
 
 func (r *run) launch() {
-	for range cap(r.slots) {
-		r.slots <- struct{}{}
-		r.executors.Go(r.execute)
+	for range r.w.cfg.Concurrency {
+		r.executors.Go(func() { r.execute(nil) })
 	}
 	// A new primary may have lost acknowledgements and heartbeats.
 	detach := r.w.c.conn.OnEpoch(func(uint64) {
@@ -194,14 +198,14 @@ func (r *run) drain() error {
 	}()
 	r.unblock(fetched)
 	<-fetched
-	close(r.tasks)
+	r.floor.close()
 
 	r.executors.Wait()
 	timer.Stop()
 
 	// Nobody adds verdicts any more.
 	for _, s := range r.sources {
-		close(s.verdicts)
+		s.inbox.close()
 	}
 	giveUp := time.AfterFunc(settleTimeout, func() {
 		close(r.settled)

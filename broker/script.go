@@ -9,6 +9,10 @@ import (
 )
 
 var (
+	//go:embed lua/keys.lua
+	keysLua string
+	//go:embed lua/ends.lua
+	endsLua string
 	//go:embed lua/publish.lua
 	publishLua string
 	//go:embed lua/join.lua
@@ -34,10 +38,10 @@ var (
 var (
 	publishScript  = conn.RepeatableScript(publishLua) // a batch has a sequence number
 	joinScript     = redis.NewScript(joinLua)
-	fetchScript    = redis.NewScript(fetchLua)
-	ackScript      = redis.NewScript(ackLua)
-	moveScript     = redis.NewScript(moveLua)
-	maintainScript = redis.NewScript(maintainLua)
+	fetchScript    = redis.NewScript(keysLua + endsLua + fetchLua)
+	ackScript      = redis.NewScript(keysLua + endsLua + ackLua)
+	moveScript     = redis.NewScript(keysLua + moveLua)
+	maintainScript = redis.NewScript(keysLua + maintainLua)
 	leaveScript    = redis.NewScript(leaveLua)
 	lanesScript    = redis.NewScript(lanesLua)
 	orphansScript  = redis.NewScript(orphansLua)
@@ -45,12 +49,14 @@ var (
 )
 
 // Fields of T:st. Each counts tasks since the queue was made, and is written by
-// the script that moves them. Reserved: cancelled, expired, purged.
+// the script that moves them.
 const (
 	countPublished = "published" // added, duplicates not counted
 	countAcked     = "acked"     // done
 	countRetried   = "retried"   // failed, to be tried again
 	countDead      = "dead"      // made a dead letter
+	countCancelled = "cancelled" // revoked
+	countExpired   = "expired"   // not started in time
 	countReleased  = "released"  // given back by a worker, untried or cancelled
 	countReaped    = "reaped"    // taken from a dead worker
 	countDue       = "due"       // moved from the delayed ones to the ready ones
@@ -67,6 +73,28 @@ func (p *partition) publishKeys(marks []string) []string {
 
 func (p *partition) consumerKeys(consumer string) []string {
 	return append([]string{p.heartbeat(consumer)}, p.streams[:]...)
+}
+
+func (p *partition) fetchKeys(consumer string) []string {
+	return append(p.consumerKeys(consumer), p.counters, p.revoked, p.paused)
+}
+
+// endKeys are those of the unique keys and slots that tasks have.
+func (p *partition) endKeys(keys []string, tasks []*verdict) []string {
+	slots := false
+	for _, v := range tasks {
+		if v.unique != "" {
+			keys = append(keys, p.unique(v.unique))
+		}
+		if v.key != "" {
+			slots = true
+			keys = append(keys, p.slots(v.key), p.parked(v.key))
+		}
+	}
+	if slots {
+		keys = append(keys, p.parkedKeys)
+	}
+	return keys
 }
 
 func (p *partition) leaveKeys(consumer string) []string {

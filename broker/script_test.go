@@ -56,15 +56,31 @@ func (s scripts) join(consumer string) {
 // fetch returns stream and entry ID of what it read, and the IDs of the tasks.
 func (s scripts) fetch(consumer string, n int) (entries []entry, ids []string) {
 	s.t.Helper()
-	reply := s.run(fetchScript, s.p.consumerKeys(consumer), consumer, n).([]any)
+	reply := s.turn(consumer, n)
 	require.Equal(s.t, "", reply[0])
-	for i := 1; i < len(reply); i += 3 {
-		e, err := decodeEnvelope([]byte(reply[i+2].(string)))
+	for _, d := range s.fetched(reply) {
+		e, err := decodeEnvelope(d.raw)
 		require.NoError(s.t, err)
-		entries = append(entries, entry{int(reply[i].(int64)), reply[i+1].(string)})
-		ids = append(ids, e.id)
+		entries, ids = append(entries, d.entry), append(ids, e.id)
 	}
 	return entries, ids
+}
+
+// turn runs fetch.lua; behind n may come what ends reads.
+func (s scripts) turn(consumer string, n int, done ...any) []any {
+	s.t.Helper()
+	if done == nil {
+		done = []any{0, 0, 0, 0}
+	}
+	return s.run(fetchScript, s.p.fetchKeys(consumer), append([]any{consumer, n}, done...)...).([]any)
+}
+
+func (s scripts) fetched(reply []any) []delivered {
+	s.t.Helper()
+	require.Len(s.t, reply, 3+streams)
+	found, err := parseFetched(reply[2+streams].(string))
+	require.NoError(s.t, err)
+	return found
 }
 
 func (s scripts) counts() []any { s.t.Helper(); return s.run(countScript, s.p.countKeys()).([]any) }
@@ -76,7 +92,11 @@ func (s scripts) counter(field string) string {
 
 func (s scripts) move(consumer, onlyDead string, args ...any) []any {
 	s.t.Helper()
-	return s.run(moveScript, s.p.moveKeys(consumer), append([]any{consumer, onlyDead}, args...)...).([]any)
+	all := []any{consumer, onlyDead}
+	for len(args) > 0 { // of tasks without keys of their own
+		all, args = append(append(all, args[:7]...), "", ""), args[7:]
+	}
+	return s.run(moveScript, s.p.moveKeys(consumer), all...).([]any)
 }
 
 func (s scripts) maintain(who string, limit int) []any {
@@ -121,7 +141,7 @@ func TestPublishScriptStampsTheServersTime(t *testing.T) {
 		after := s.rdb.Time(t.Context()).Val()
 		stored := s.rdb.HGet(t.Context(), s.p.envelopes, "b").Val()
 		s.join("c")
-		for _, raw := range []string{stored, s.run(fetchScript, s.p.consumerKeys("c"), "c", 1).([]any)[3].(string)} {
+		for _, raw := range []string{stored, string(s.fetched(s.turn("c", 1))[0].raw)} {
 			e, err := decodeEnvelope([]byte(raw))
 			require.NoError(t, err)
 			at := time.UnixMilli(e.enqueued)
@@ -221,7 +241,7 @@ func TestJoinScriptCreatesHeartbeatAndGroupsAtTheBeginning(t *testing.T) {
 
 func TestFetchScriptReadsByPriorityWithinItsLimit(t *testing.T) {
 	eachScripts(t, func(t *testing.T, s scripts) {
-		require.Equal(t, []any{"gone"}, s.run(fetchScript, s.p.consumerKeys("c"), "c", 5), "no heartbeat")
+		require.Equal(t, "gone", s.turn("c", 5)[0], "no heartbeat")
 		s.join("c")
 		_, ids := s.fetch("c", 5)
 		require.Empty(t, ids)
@@ -242,14 +262,14 @@ func TestFetchScriptReadsOnBehindAStreamThatFails(t *testing.T) {
 		s.join("c")
 		s.publish("lane", 1, nil, "2", s.envelope("low"))
 		require.NoError(t, s.rdb.Del(ctx, s.p.streams[2]).Err())
-		reply := s.run(fetchScript, s.p.consumerKeys("c"), "c", 3).([]any)
+		reply := s.turn("c", 3)
 		require.True(t, lacksGroup(reply[0].(string)), reply[0])
-		require.Len(t, reply, 4)
+		require.Len(t, s.fetched(reply), 1)
 		require.NoError(t, s.rdb.Set(ctx, s.p.streams[2], "mine", 0).Err())
-		reply = s.run(fetchScript, s.p.consumerKeys("c"), "c", 3).([]any)
+		reply = s.turn("c", 3)
 		require.Contains(t, reply[0], "WRONGTYPE")
 		require.False(t, lacksGroup(reply[0].(string)))
-		require.Len(t, reply, 1)
+		require.Empty(t, s.fetched(reply))
 	})
 }
 
@@ -257,7 +277,7 @@ func TestFetchScriptTakesAnEntryWithoutItsFieldForAnEmptyOne(t *testing.T) {
 	eachScripts(t, func(t *testing.T, s scripts) {
 		s.join("c")
 		id := s.rdb.XAdd(t.Context(), &redis.XAddArgs{Stream: s.p.streams[2], Values: []any{"x", ""}}).Val()
-		require.Equal(t, []any{"", int64(2), id, ""}, s.run(fetchScript, s.p.consumerKeys("c"), "c", 3))
+		require.Equal(t, []delivered{{entry: entry{2, id}, raw: []byte{}}}, s.fetched(s.turn("c", 3)))
 	})
 }
 

@@ -19,7 +19,8 @@ const (
 	maxSettle    = 256
 	maxMoves     = 100
 	maxMoveBytes = 512 << 10
-	maxUnsettled = 1024 // verdicts that could not be stored; with more, no task is started
+	maxUnsettled = 1024 // verdicts that could not be stored; with more, no task is fetched
+	maxNotes     = 512  // verdicts that wait, and notes are dropped
 )
 
 // A verdictKind says what becomes of a task.
@@ -31,11 +32,13 @@ const (
 	retryVerdict                      // again, as a further attempt
 	releaseVerdict                    // again, as the same attempt
 	deadVerdict                       // set aside
+	cancelVerdict                     // revoked
+	expireVerdict                     // not started in time
 	noteVerdict                       // not the end: a record for the result backend only
 )
 
 func (k verdictKind) String() string {
-	return [...]string{"undecided", "done", "retry", "release", "dead letter", "note"}[k]
+	return [...]string{"undecided", "done", "retry", "release", "dead letter", "cancelled", "expired", "note"}[k]
 }
 
 // A verdict is what became of a task, on its way to Redis.
@@ -48,6 +51,16 @@ type verdict struct {
 	record *result.Record
 
 	progress *reporter // of the handler; nil where no result is kept
+	unique   string    // key under which the task is unique
+	key      string    // of which it has a slot
+}
+
+// of notes which task it is about.
+func (v *verdict) of(e *envelope) {
+	v.id, v.unique = e.id, e.unique
+	if e.concurrency > 0 {
+		v.key = e.key
+	}
 }
 
 func (v *verdict) retry(e *envelope, delay time.Duration) {
@@ -62,6 +75,17 @@ func (v *verdict) release(delay time.Duration) {
 func (v *verdict) die(e *envelope, reason Reason, err error) {
 	v.value = appendDeadLetter(nil, reason, err.Error(), v.raw)
 	v.kind = deadVerdict
+}
+
+// cancel ends a task that was revoked, expire one that was not started in time.
+
+func (v *verdict) cancel(e *envelope) {
+	v.kind, v.record = cancelVerdict, v.s.r.record(e, result.Cancelled, ErrCancelled)
+}
+
+func (v *verdict) expire(e *envelope) {
+	v.kind, v.record = expireVerdict, v.s.r.record(e, result.Expired, errExpired)
+	v.s.r.w.log.Warn("task expired before it was started", "queue", v.s.p.queue, "task", e.task, "id", e.id)
 }
 
 // undecodable sets aside what can never be run, and leaves what a later version
@@ -90,7 +114,7 @@ func madeUpID(e entry) string { return "entry:" + strconv.Itoa(e.stream) + ":" +
 func release(t *task, delay time.Duration) *verdict {
 	v := &verdict{task: t}
 	if e, err := decodeEnvelope(t.raw); err == nil {
-		v.id = e.id
+		v.of(e)
 	} else {
 		v.id = madeUpID(t.entry)
 	}
@@ -100,49 +124,37 @@ func release(t *task, delay time.Duration) *verdict {
 
 // note passes on a record that is not final, if there is room: nothing waits for it.
 func (s *source) note(t *task, r *result.Record) bool {
-	select {
-	case s.verdicts <- &verdict{task: t, kind: noteVerdict, record: r}:
-		return true
-	default:
-		return false
-	}
+	return s.inbox.putIfRoom(&verdict{task: t, kind: noteVerdict, record: r})
 }
 
 // settle stores verdicts until there are no more to come and all are stored, or
 // r.settled is closed. What fails is tried again; the tasks stay with this
 // consumer meanwhile. A verdict with a result comes here again from the recorder.
+// Those of tasks that are done and have no result are mostly taken by the next
+// fetch before they come here.
 func (s *source) settle() {
 	var failed []*verdict
-	wait := time.NewTimer(settleDelay)
-	defer wait.Stop()
 	again := time.NewTimer(0)
 	defer again.Stop()
+	defer s.inbox.stop()
 	rec := newRecorder(s)
 	defer rec.stop()
-	store := func(batch []*verdict) {
-		if len(failed) == 0 {
+	fail := func(batch []*verdict) {
+		if len(failed) == 0 && len(batch) > 0 {
 			again.Reset(settleAgain)
 		}
-		failed = append(failed, s.store(batch)...)
+		failed = append(failed, batch...)
 	}
-	for in, stop := s.verdicts, s.r.stop.Done(); in != nil || len(failed) > 0 || !rec.idle(); {
-		open := in
-		if len(failed)+rec.size() >= maxUnsettled && stop != nil {
-			open = nil
-		}
+	for open := true; open || len(failed) > 0 || !rec.idle(); {
+		s.unsettled.Store(int64(len(failed) + rec.size()))
 		select {
-		case v, ok := <-open:
-			if !ok {
-				in = nil
-				continue
-			}
-			batch, more := gather(v, in, wait)
-			if !more {
-				in = nil
-			}
-			store(rec.take(batch))
+		case <-s.inbox.due:
+			batch, refused, closed := s.inbox.take()
+			open = open && !closed
+			fail(refused)
+			fail(s.store(rec.take(batch)))
 		case o := <-rec.done:
-			store(rec.landed(o))
+			fail(s.store(rec.landed(o)))
 		case <-rec.rest.C:
 			rec.rested()
 		case <-again.C:
@@ -150,51 +162,34 @@ func (s *source) settle() {
 				failed = s.store(failed)
 				again.Reset(settleAgain)
 			}
-		case <-stop:
-			stop = nil // from now on verdicts must not wait
 		case <-s.r.settled:
-			s.abandon(in, failed, rec)
+			s.abandon(open, failed, rec)
 			return
 		case <-s.r.dead:
-			s.abandon(in, failed, rec)
+			s.abandon(open, failed, rec)
 			return
 		}
 	}
 }
 
 // abandon gives up what cannot be stored: these tasks will run again.
-func (s *source) abandon(in <-chan *verdict, failed []*verdict, rec *recorder) {
+func (s *source) abandon(open bool, failed []*verdict, rec *recorder) {
 	ready, unrecorded := rec.end()
 	n := len(failed) + len(s.store(ready)) + unrecorded
-	if in != nil {
-		for v := range in { // until the executors have ended
+	for open { // until the executors have ended
+		<-s.inbox.due
+		batch, refused, closed := s.inbox.take()
+		n += len(refused)
+		for _, v := range batch {
 			if v.kind != noteVerdict {
 				n++
 			}
 		}
+		open = !closed
 	}
 	if n > 0 {
 		s.r.w.log.Error("verdicts lost: these tasks will run again", "queue", s.p.queue, "partition", s.p.index, "tasks", n)
 	}
-}
-
-// gather collects verdicts that come within settleDelay. more is false if in was
-// closed meanwhile.
-func gather(first *verdict, in <-chan *verdict, wait *time.Timer) (batch []*verdict, more bool) {
-	batch = append(batch, first)
-	wait.Reset(settleDelay)
-	for len(batch) < maxSettle {
-		select {
-		case v, ok := <-in:
-			if !ok {
-				return batch, false
-			}
-			batch = append(batch, v)
-		case <-wait.C:
-			return batch, true
-		}
-	}
-	return batch, true
 }
 
 // store stores verdicts. It returns those that must be tried again.
@@ -204,7 +199,7 @@ func (s *source) store(ready []*verdict) (failed []*verdict) {
 		switch v.kind {
 		case ackVerdict:
 			acks = append(acks, v)
-		case retryVerdict, releaseVerdict, deadVerdict:
+		case retryVerdict, releaseVerdict, deadVerdict, cancelVerdict, expireVerdict:
 			moves = append(moves, v)
 		}
 	}
@@ -233,20 +228,8 @@ func (s *source) store(ready []*verdict) (failed []*verdict) {
 
 // ack ends tasks that are done.
 func (s *source) ack(batch []*verdict) (failed []*verdict, err error) {
-	var byStream [streams][]*verdict
-	for _, v := range batch {
-		byStream[v.stream] = append(byStream[v.stream], v)
-	}
-	args := make([]any, 0, streams+len(batch))
-	for _, vs := range byStream {
-		args = append(args, len(vs))
-	}
-	for _, vs := range byStream {
-		for _, v := range vs {
-			args = append(args, v.entry.id)
-		}
-	}
-	reply, err := ackScript.Run(s.r.base, s.r.w.c.conn, s.p.ackKeys(), args...).Slice()
+	args := appendEnds(nil, batch)
+	reply, err := ackScript.Run(s.r.base, s.r.w.c.conn, s.p.endKeys(s.p.ackKeys(), batch), args...).Slice()
 	if err == nil && len(reply) != streams {
 		err = fmt.Errorf("ack.lua returned %d values", len(reply))
 	}
@@ -254,20 +237,77 @@ func (s *source) ack(batch []*verdict) (failed []*verdict, err error) {
 		s.settleFailed(err)
 		return batch, err
 	}
-	for i, vs := range byStream {
-		if message, bad := reply[i].(string); bad {
-			s.settleFailed(errors.New(message))
-			failed = append(failed, vs...)
+	return s.acknowledged(batch, reply), nil
+}
+
+// appendEnds appends what ends.lua reads. It sorts the batch as it needs it: by
+// stream, and tasks with keys of their own behind the others.
+func appendEnds(args []any, batch []*verdict) []any {
+	var n [streams]int
+	plain := true
+	for _, v := range batch {
+		if v.keyed() {
+			plain = false
 			continue
 		}
-		acked, _ := reply[i].(int64)
-		s.r.w.c.counts.lost.Add(uint64(max(int64(len(vs))-acked, 0)))
-		s.r.w.c.counts.succeeded.Add(uint64(acked))
-		for _, v := range vs {
-			s.done(v.entry, true)
+		n[v.stream]++
+	}
+	for _, k := range n {
+		args = append(args, k)
+	}
+	for stream := range n {
+		if n[stream] == 0 {
+			continue
+		}
+		for _, v := range batch {
+			if v.stream == stream && !v.keyed() {
+				args = append(args, v.entry.id)
+			}
 		}
 	}
-	return failed, nil
+	if plain {
+		return args
+	}
+	for _, v := range batch {
+		if v.keyed() {
+			args = append(args, v.stream+1, v.entry.id, v.id, v.unique, v.key)
+		}
+	}
+	return args
+}
+
+// keyed reports whether the end of the task releases a key.
+func (v *verdict) keyed() bool { return v.unique != "" || v.key != "" }
+
+// acknowledged reads what ends.lua has returned, and returns the verdicts that must
+// be tried again.
+func (s *source) acknowledged(batch []*verdict, reply []any) (failed []*verdict) {
+	var acked int64
+	refused := [streams]bool{}
+	for i := range refused {
+		if message, bad := reply[i].(string); bad {
+			s.settleFailed(errors.New(message))
+			refused[i] = true
+			continue
+		}
+		n, _ := reply[i].(int64)
+		acked += n
+	}
+	done := batch
+	if refused != [streams]bool{} {
+		done = nil
+		for _, v := range batch {
+			if refused[v.stream] {
+				failed = append(failed, v)
+			} else {
+				done = append(done, v)
+			}
+		}
+	}
+	s.r.w.c.counts.lost.Add(uint64(max(int64(len(done))-acked, 0)))
+	s.r.w.c.counts.succeeded.Add(uint64(acked))
+	s.end(done, true)
+	return failed
 }
 
 // move takes tasks of one consumer elsewhere.
@@ -288,7 +328,7 @@ func (s *source) move(batch []*verdict) (failed []*verdict, err error) {
 		default:
 			s.count(v.kind)
 		}
-		s.done(v.entry, false)
+		s.end(batch[i:i+1], false)
 	}
 	return failed, nil
 }
@@ -301,6 +341,10 @@ func (s *source) count(k verdictKind) {
 		n.released.Inc()
 	case deadVerdict:
 		n.dead.Inc()
+	case cancelVerdict:
+		n.cancelled.Inc()
+	case expireVerdict:
+		n.expired.Inc()
 	}
 }
 
@@ -316,7 +360,7 @@ func (r *run) moveAll(ctx context.Context, p *partition, consumer string, onlyDe
 	if onlyDead {
 		flag = 1
 	}
-	args := make([]any, 0, 2+7*len(batch))
+	args := make([]any, 0, 2+9*len(batch))
 	args = append(args, consumer, flag)
 	for _, v := range batch {
 		to, counter := "z", countRetried
@@ -327,6 +371,10 @@ func (r *run) moveAll(ctx context.Context, p *partition, consumer string, onlyDe
 			counter = countReleased
 		case v.kind == ackVerdict:
 			to, counter = "x", countAcked
+		case v.kind == cancelVerdict:
+			to, counter = "x", countCancelled
+		case v.kind == expireVerdict:
+			to, counter = "x", countExpired
 		}
 		if onlyDead && v.kind == releaseVerdict {
 			counter = countReaped
@@ -334,9 +382,9 @@ func (r *run) moveAll(ctx context.Context, p *partition, consumer string, onlyDe
 		if to == "z" && v.delay == 0 {
 			to = "r"
 		}
-		args = append(args, v.stream+1, v.entry.id, to, counter, v.id, ceilMillis(v.delay), v.value)
+		args = append(args, v.stream+1, v.entry.id, to, counter, v.id, ceilMillis(v.delay), v.value, v.unique, v.key)
 	}
-	reply, err := moveScript.Run(ctx, r.w.c.conn, p.moveKeys(consumer), args...).Slice()
+	reply, err := moveScript.Run(ctx, r.w.c.conn, p.endKeys(p.moveKeys(consumer), batch), args...).Slice()
 	if err == nil && len(reply) != len(batch) {
 		err = fmt.Errorf("move.lua returned %d values for %d tasks", len(reply), len(batch))
 	}

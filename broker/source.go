@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"hash/maphash"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,136 +12,77 @@ import (
 // A source is a run's end of one partition: the consumer that it is there, the
 // tasks that it holds, and the goroutines that fetch, settle, and keep the lease.
 type source struct {
-	r        *run
-	p        *partition
-	verdicts chan *verdict // from executors and the fetcher to settle
+	r     *run
+	p     *partition
+	stand // on the run's floor
+	ledger
+	inbox inbox // verdicts, from executors and the fetcher to settle
 
-	mu    sync.Mutex
-	lease *lease // nil while there is none
-	joins int
-	// known are the entries that this run fetched and has not settled; acked
-	// those that it settled lately: an acknowledgement that a failover lost
-	// makes a task pending again, not undone. Both with a sum of the envelope,
-	// since after a failover another task may come under the same entry ID.
-	// What was acked goes from acked to older to oblivion.
-	known  map[entry]uint64
-	acked  map[entry]uint64
-	older  map[entry]uint64
-	turnAt time.Time   // when acked becomes older
+	mu     sync.Mutex
+	lease  *lease // nil while there is none
+	joins  int
 	look   []time.Time // when to look for lost deliveries, soonest first
 	logged map[string]time.Time
 
-	seed     maphash.Seed
-	distrust atomic.Bool // the primary has changed: see maintenance.quiet
+	unsettled atomic.Int64 // verdicts that could not be stored so far
+	distrust  atomic.Bool  // the primary has changed: see maintenance.quiet
+	clock     atomic.Pointer[reading]
 
 	joined chan struct{} // a token after each join
 	fenced chan struct{} // a token after each loss of the lease
 	blocking
 }
 
-// An entry is where a task is: the number of its stream, and its ID there.
-type entry struct {
-	stream int
-	id     string
+// A reading is the server's time, and when it came here.
+type reading struct {
+	server int64 // ms
+	local  time.Time
 }
 
-// remembered is how long acked entries are remembered, at least; at most twice that.
-const remembered = 10 * time.Second
+// serverTime is the server's time in ms, or a moment earlier; 0 if not known.
+func (s *source) serverTime(now time.Time) int64 {
+	c := s.clock.Load()
+	if c == nil {
+		return 0
+	}
+	return c.server + now.Sub(c.local).Milliseconds()
+}
 
 func newSource(r *run, p *partition) *source {
 	return &source{
 		r: r, p: p,
-		verdicts: make(chan *verdict, 512),
-		known:    make(map[entry]uint64), acked: make(map[entry]uint64), seed: maphash.MakeSeed(), logged: make(map[string]time.Time),
+		ledger: newLedger(), inbox: newInbox(), logged: make(map[string]time.Time),
 		joined: make(chan struct{}, 1), fenced: make(chan struct{}, 1),
 	}
 }
 
-// A task is a delivered entry, on its way to an executor.
+// A task is a delivered entry, on its way to an executor and back.
 type task struct {
 	s     *source
 	lease *lease
 	entry
-	raw []byte // envelope
+	raw     []byte // envelope
+	revoked bool   // it was cancelled before it was started
+	verdict verdict
+
+	running   atomic.Pointer[attempt]
+	cancelled atomic.Bool // while it ran
 }
 
-// add makes a task of what was read under l.
-func (s *source) add(l *lease, d delivered) *task {
-	t := &task{s: s, lease: l, entry: d.entry, raw: d.raw}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.known[d.entry] = maphash.Bytes(s.seed, d.raw)
-	return t
-}
-
-// done forgets a task whose verdict is stored.
-func (s *source) done(e entry, acked bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := time.Now()
-	s.forget(now)
-	if acked {
-		s.acked[e] = s.known[e]
+// tasksOf makes tasks of what was read under l.
+func (s *source) tasksOf(l *lease, found []delivered) []*task {
+	tasks, list := make([]task, len(found)), make([]*task, len(found))
+	for i, d := range found {
+		t := &tasks[i]
+		t.s, t.lease, t.entry, t.raw, t.revoked = s, l, d.entry, d.raw, d.revoked
+		t.verdict.task = t
+		list[i] = t
+		s.add(t)
 	}
-	delete(s.known, e)
+	return list
 }
 
-// forget drops what was acked long enough ago. s.mu is held.
-func (s *source) forget(now time.Time) {
-	switch late := now.Sub(s.turnAt); {
-	case late < 0:
-		return
-	case late < remembered:
-		s.older = s.acked
-	default:
-		s.older = nil
-	}
-	s.acked, s.turnAt = make(map[entry]uint64), now.Add(remembered)
-}
-
-// remembers returns the sum of an entry that was acked lately. s.mu is held.
-func (s *source) remembers(e entry) (sum uint64, ok bool) {
-	if sum, ok = s.acked[e]; !ok {
-		sum, ok = s.older[e]
-	}
-	return sum, ok
-}
-
-// A standing is what a source knows of an entry.
-type standing uint8
-
-const (
-	unseen standing = iota // it must be run
-	held                   // it is run or its verdict is under way
-	ended                  // it was acknowledged lately
-)
-
-func (s *source) standing(d delivered) standing {
-	sum := maphash.Bytes(s.seed, d.raw)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if known, ok := s.known[d.entry]; ok && known == sum {
-		return held
-	}
-	if acked, ok := s.remembers(d.entry); ok && acked == sum {
-		return ended
-	}
-	return unseen
-}
-
-func (s *source) holds(e entry) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, ok := s.known[e]
-	return ok
-}
-
-func (s *source) wasAcked(e entry) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, ok := s.remembers(e)
-	return ok
-}
+func (s *source) taskOf(l *lease, d delivered) *task { return s.tasksOf(l, []delivered{d})[0] }
 
 // suspect lets the fetcher look for deliveries whose reply was lost: at once, and
 // again when a read that was cut off on this side has ended on the server's.
@@ -160,8 +100,11 @@ type lease struct {
 	cancel   context.CancelCauseFunc
 	fence    *time.Timer // ends the lease by itself
 
+	keys []string // of fetch.lua
+
 	mu      sync.Mutex
 	renewed time.Time // when the last heartbeat that arrived was sent
+	watched map[*attempt]struct{}
 }
 
 // safe reports whether tasks may be started: nobody else can have taken them yet.
@@ -229,17 +172,14 @@ func (s *source) join() bool {
 	if again {
 		s.restore()
 	}
-	l := &lease{consumer: consumer, renewed: sent}
+	l := &lease{consumer: consumer, renewed: sent, keys: s.p.fetchKeys(consumer)}
 	l.ctx, l.cancel = context.WithCancelCause(s.r.work)
 	s.mu.Lock()
 	l.fence = time.AfterFunc(time.Until(sent.Add(cfg.Lease*4/5)), func() { s.lose(l, "no heartbeat arrived in time") })
 	s.lease = l
 	s.look = []time.Time{sent.Add(cfg.Lease / 3)}
 	s.mu.Unlock()
-	select {
-	case s.joined <- struct{}{}:
-	default:
-	}
+	notify(s.joined)
 	return true
 }
 
@@ -279,9 +219,9 @@ func (s *source) renew(l *lease) {
 	ctx, cancel := context.WithTimeout(s.r.base, max(cfg.Lease/5, min(cfg.Lease*2/5, time.Second)))
 	defer cancel()
 	sent := time.Now()
-	s.mu.Lock()
+	s.ledger.mu.Lock()
 	s.forget(sent) // also when nothing is acked any more
-	s.mu.Unlock()
+	s.ledger.mu.Unlock()
 	there, err := s.r.w.c.conn.PExpire(ctx, s.p.heartbeat(l.consumer), cfg.Lease).Result()
 	switch {
 	case err != nil:
@@ -309,10 +249,7 @@ func (s *source) lose(l *lease, reason string) {
 	l.cancel(ErrLeaseLost)
 	s.r.w.c.counts.leasesLost.Inc()
 	s.r.w.log.Warn("lease lost", "queue", s.p.queue, "partition", s.p.index, "consumer", l.consumer, "reason", reason)
-	select {
-	case s.fenced <- struct{}{}:
-	default:
-	}
+	notify(s.fenced)
 }
 
 // leave removes the consumer, at the end. What it still has pending is taken by

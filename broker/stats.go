@@ -40,9 +40,13 @@ type Stats struct {
 	Started uint64
 
 	// Succeeded, Retried, and Dead count the verdicts; Released the tasks given
-	// back by a stopping worker or for want of a handler. Dead includes tasks
+	// back by a stopping worker, for want of a handler, or by [Snooze]. Dead includes tasks
 	// that were not started: undecodable ones and poison.
 	Succeeded, Retried, Dead, Released uint64
+
+	// Cancelled counts the tasks that ended because they were cancelled, Expired
+	// those that were not started in time.
+	Cancelled, Expired uint64
 
 	// Panics counts the handlers that panicked; they count as Retried or Dead too.
 	Panics uint64
@@ -77,6 +81,7 @@ type counts struct {
 	publishTime                                       stats.Histogram
 	running                                           stats.Gauge
 	started, succeeded, retried, dead, released       stats.Counter
+	cancelled, expired                                stats.Counter
 	panics, lost, leasesLost, recovered, reaped, due  stats.Counter
 	fetchErrors, settleErrors, maintainErrors         stats.Counter
 	waitTime, runTime                                 stats.Histogram
@@ -104,6 +109,7 @@ func (c *Client) Stats() Stats {
 		Running:     n.running.Load(), Started: n.started.Load(),
 		Succeeded: n.succeeded.Load(), Retried: n.retried.Load(), Dead: n.dead.Load(), Released: n.released.Load(),
 		Panics: n.panics.Load(), WaitTime: n.waitTime.Snapshot(), RunTime: n.runTime.Snapshot(),
+		Cancelled: n.cancelled.Load(), Expired: n.expired.Load(),
 		Lost: n.lost.Load(), LeasesLost: n.leasesLost.Load(), Recovered: n.recovered.Load(),
 		Reaped: n.reaped.Load(), Due: n.due.Load(),
 		FetchErrors: n.fetchErrors.Load(), SettleErrors: n.settleErrors.Load(), MaintainErrors: n.maintainErrors.Load(),

@@ -236,10 +236,11 @@ func TestPoisonIsADeadLetterAfterFiveDeliveries(t *testing.T) {
 			// A worker which takes the task and is never heard of again.
 			consumer := fmt.Sprint("victim", n)
 			require.NoError(t, joinScript.Run(t.Context(), c.conn, p.consumerKeys(consumer), 1000).Err())
-			reply, err := fetchScript.Run(t.Context(), c.conn, p.consumerKeys(consumer), consumer, 1).Slice()
+			reply := scripts{t, c.conn, p}.turn(consumer, 1)
+			found, err := parseFetched(toString(reply[2+streams]))
 			require.NoError(t, err)
-			require.Len(t, reply, 4, n)
-			e, err := decodeEnvelope([]byte(reply[3].(string)))
+			require.Len(t, found, 1, n)
+			e, err := decodeEnvelope(found[0].raw)
 			require.NoError(t, err)
 			require.Equal(t, []int{1, n}, []int{int(e.attempt), int(e.deliveries)})
 			// Another one does the maintenance.
@@ -278,7 +279,7 @@ func TestNobodyIsTakenForDeadForALeaseAfterAnOutage(t *testing.T) {
 		victim := func(name string) {
 			require.NoError(t, joinScript.Run(t.Context(), c.conn, p.consumerKeys(name), 1).Err())
 			require.NoError(t, c.conn.XAdd(t.Context(), &redis.XAddArgs{Stream: p.streams[2], Values: []any{field, samples2(name)}}).Err())
-			require.NoError(t, fetchScript.Run(t.Context(), c.conn, p.consumerKeys(name), name, 1).Err())
+			scripts{t, c.conn, p}.turn(name, 1)
 			time.Sleep(5 * time.Millisecond)
 		}
 		once := func() error { _, err := m.once(t.Context()); return err }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -25,6 +26,11 @@ type WorkerConfig struct {
 	// 10,000.
 	Concurrency int
 
+	// QueueConcurrency is how many handlers of a queue run at once in this worker,
+	// by name. A queue that is not named may have all of Concurrency. Queues that
+	// have tasks waiting share it evenly.
+	QueueConcurrency map[string]int
+
 	// Results is where results are stored, of a [ResultTask] and of tasks with
 	// a retention. Nil: nowhere, with a warning.
 	Results *result.Client
@@ -34,6 +40,10 @@ type WorkerConfig struct {
 	// renewed every fifth of that. Without renewal for four fifths of it, the
 	// worker ends the contexts of its handlers. Defaults to 15s; at least 500ms.
 	Lease time.Duration
+
+	// Middleware is put around every handler, the first one outermost. See
+	// [Middleware].
+	Middleware []Middleware
 
 	// DrainTimeout is how long handlers may go on after Run's context has ended,
 	// before their own contexts end. Defaults to 20s; negative means that they
@@ -49,6 +59,8 @@ const settleTimeout = 5 * time.Second
 
 func (c WorkerConfig) withDefaults(client *Client) WorkerConfig {
 	c.Queues = slices.Clone(c.Queues)
+	c.Middleware = slices.Clone(c.Middleware)
+	c.QueueConcurrency = maps.Clone(c.QueueConcurrency)
 	c.Concurrency = cmp.Or(c.Concurrency, 10)
 	c.Lease = cmp.Or(c.Lease, 15*time.Second)
 	c.DrainTimeout = cmp.Or(c.DrainTimeout, 20*time.Second)
@@ -60,6 +72,16 @@ func (c WorkerConfig) validate() error {
 	for _, q := range c.Queues {
 		if err := validateQueue(q); err != nil {
 			return fmt.Errorf("WorkerConfig.Queues: %w", err)
+		}
+	}
+	for i, m := range c.Middleware {
+		if m == nil {
+			return fmt.Errorf("WorkerConfig.Middleware: the one at %d is nil", i)
+		}
+	}
+	for q, n := range c.QueueConcurrency {
+		if n < 1 {
+			return fmt.Errorf("WorkerConfig.QueueConcurrency of %q is %d, want at least 1", q, n)
 		}
 	}
 	switch {
@@ -89,6 +111,8 @@ type Worker struct {
 type handler struct {
 	def *definition
 	run func(ctx context.Context, payload []byte, results *result.Client) ([]byte, error)
+
+	chain Handler // run, within the worker's middleware
 }
 
 // NewWorker returns a worker for the queues of c. It does no I/O.
@@ -148,6 +172,9 @@ func (w *Worker) start(ctx context.Context) error {
 	case !w.c.begin():
 		return ErrClosed
 	}
+	for _, h := range w.handlers {
+		h.chain = w.chain(h)
+	}
 	w.running = true
 	return nil
 }
@@ -169,6 +196,14 @@ func (w *Worker) queueNames() []string {
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// limit is how many tasks of a queue may run at once.
+func (w *Worker) limit(queue string) int {
+	if n, ok := w.cfg.QueueConcurrency[queue]; ok {
+		return min(n, w.cfg.Concurrency)
+	}
+	return w.cfg.Concurrency
 }
 
 // warnStrange logs a task that no handler knows, once for each name.

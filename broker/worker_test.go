@@ -538,17 +538,35 @@ func TestAWorkerRunsOnceAtATime(t *testing.T) {
 	require.NoError(t, w.Run(cancelled), "done before it began")
 }
 
-func TestAPoolThatIsTooSmallIsReported(t *testing.T) {
-	s := testserver.New(t)
-	opt := s.Options()
-	opt.PoolSize = 5
-	rdb := redis.NewClient(opt)
-	defer rdb.Close()
-	c, _ := newTestClient(t, rdb, Config{Partitions: 4})
-	w, err := NewWorker(c, WorkerConfig{})
-	require.NoError(t, err)
-	NewTask[int]("a", TaskConfig{}).Handle(w, func(context.Context, int) error { return nil })
-	require.EqualError(t, w.Run(t.Context()), "broker: run: the pool has 5 connections, want at least 6 to serve 4 partitions: raise pool_size or Pool.MaxTotal")
+// A blocking read has a connection for itself, so not all partitions can have one.
+func TestMorePartitionsThanConnectionsAreServed(t *testing.T) {
+	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		small, _ := throughNetwork(t, rdb)
+		opt := *small.Options()
+		opt.PoolSize, opt.PushNotificationProcessor = 5, nil
+		few := redis.NewClient(&opt)
+		defer few.Close()
+		worker, logs := newTestClient(t, few, Config{})
+		c, _ := newTestClient(t, rdb, Config{Partitions: 8})
+		task := NewTask[int]("a", TaskConfig{})
+		publish(t, task, c, 0)
+		got := make(chan int, 99)
+		stop := startWorker(t, worker, WorkerConfig{Lease: time.Minute}, func(w *Worker) {
+			task.Handle(w, func(_ context.Context, i int) error { got <- i; return nil })
+		})
+		for i := range 40 {
+			if i > 0 {
+				publish(t, task, c, i)
+			}
+			require.Equal(t, i, receive(t, got))
+		}
+		require.NoError(t, stop())
+		require.NoError(t, worker.Close())
+		awaitQueue(t, c, "default", QueueInfo{})
+		if worker.conn.Stats().Pool.MaxTotal > 0 {
+			require.Contains(t, logs.String(), "some are polled")
+		}
+	})
 }
 
 func TestClosingTheClientDrainsItsWorkers(t *testing.T) {
@@ -665,7 +683,7 @@ func TestBareMiniredisWillDo(t *testing.T) {
 	task := NewTask[string]("a", TaskConfig{MaxAttempts: 2, Backoff: atOnce})
 	publish(t, task, c, "abandoned")
 	require.NoError(t, joinScript.Run(t.Context(), rdb, p.consumerKeys("victim"), 60_000).Err())
-	require.NoError(t, fetchScript.Run(t.Context(), rdb, p.consumerKeys("victim"), "victim", 1).Err())
+	scripts{t, rdb, p}.turn("victim", 1)
 	server.Del(p.heartbeat("victim"))
 	done := make(chan string, 9)
 	stop := startWorker(t, c, WorkerConfig{}, func(w *Worker) {

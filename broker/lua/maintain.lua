@@ -6,6 +6,9 @@
 -- who is not elected: when the elected one's term ends); and the error of a
 -- task that could not be moved and has stayed, or "".
 --
+-- A task of a key without a free slot is parked instead. Which keys a task has is
+-- in its envelope: they are in the slot of the others and not declared.
+--
 -- KEYS[1] T:mt  KEYS[2] T:z  KEYS[3] T:zh  KEYS[4] T:st  KEYS[5..7] T:s:0, T:s:1, T:s:2
 -- ARGV[1] who asks    ARGV[2] term in ms    ARGV[3] tasks at most
 local time = redis.call('TIME')
@@ -23,10 +26,7 @@ end
 redis.pcall('HDEL', KEYS[3], '')
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 
-local function failed(reply)
-  return type(reply) == 'table' and reply.err
-end
-
+local T = string.sub(KEYS[4], 1, -3)
 local moved, err, bad = 0, '', {}
 local due = redis.pcall('ZRANGEBYSCORE', KEYS[2], '-inf', ms(now), 'LIMIT', 0, ARGV[3])
 if failed(due) then
@@ -37,16 +37,20 @@ for _, id in ipairs(due) do
   if failed(envelope) then
     return {1, ms(now), 0, '0', KEYS[3] .. ': ' .. envelope.err}
   elseif envelope then
-    local priority = string.byte(envelope, 4)
-    local stream = KEYS[5 + (priority and priority <= 2 and priority or 1)]
-    local added = not bad[stream] and redis.pcall('XADD', stream, '*', 'e', envelope)
-    if failed(added) then
-      bad[stream] = true
-      err = stream .. ': ' .. added.err
-    elseif added then
-      redis.call('ZREM', KEYS[2], id)
-      redis.call('HDEL', KEYS[3], id)
-      moved = moved + 1
+    local p = parse(envelope)
+    local stream = KEYS[5 + p.priority]
+    local why = bad[stream .. (p.key or '')]
+    if not why then
+      why = enter(T, p, envelope, stream, ms(now))
+      if why then
+        bad[stream .. (p.key or '')] = why
+        err = stream .. ': ' .. why
+      else
+        redis.call('ZREM', KEYS[2], id)
+        redis.call('HDEL', KEYS[3], id)
+        relock(T, p.unique or '', p.id)
+        moved = moved + 1
+      end
     end
   else
     redis.call('ZREM', KEYS[2], id)
