@@ -26,7 +26,11 @@ type Client struct {
 	compress *compress.Codec
 	counts   counts
 
-	queues sync.Map // name → *queue
+	queues    sync.Map  // name → *queue
+	calls     sync.Pool // of *call
+	defaults  defaultConfirm
+	waitSlice time.Duration
+	told      atomic.Int64 // when a failure that nobody hears of was logged last
 
 	life    context.Context // ends when Close stops waiting
 	end     context.CancelCauseFunc
@@ -56,6 +60,7 @@ func New(rdb redis.UniversalClient, cfg Config) (*Client, error) {
 		return nil, fmt.Errorf("broker: Compress: %w", err)
 	}
 	b := &Client{conn: c, once: sendsOnce(c), cfg: cfg, log: cmp.Or(cfg.Logger, c.Logger()), compress: codec, closing: make(chan struct{})}
+	b.waitSlice = min(waitSlice, max(readTimeout(rdb)/3, time.Millisecond))
 	b.life, b.end = context.WithCancelCause(context.Background())
 	return b, nil
 }
@@ -65,6 +70,24 @@ func New(rdb redis.UniversalClient, cfg Config) (*Client, error) {
 func sendsOnce(c *conn.Client) bool {
 	client, plain := c.Unwrap().(*redis.Client)
 	return c.Own() || plain && client.Options().MaxRetries == 0 // as go-redis keeps -1
+}
+
+// readTimeout is how long a go-redis client waits for a reply.
+func readTimeout(rdb redis.UniversalClient) time.Duration {
+	if own, ok := rdb.(*conn.Client); ok {
+		rdb = own.Unwrap()
+	}
+	limit := time.Duration(0)
+	switch rdb := rdb.(type) {
+	case *redis.Client:
+		limit = rdb.Options().ReadTimeout
+	case *redis.ClusterClient:
+		limit = rdb.Options().ReadTimeout
+	}
+	if limit <= 0 { // none, or not known
+		limit = 3 * time.Second
+	}
+	return limit
 }
 
 // Check connects and asks what is there; its errors say what to do.
@@ -140,7 +163,7 @@ func (c *Client) usable(ctx context.Context) error {
 type queue struct {
 	name       string
 	partitions []*partition
-	lanes      []*lane
+	lanes      sync.Map      // Confirm → []*lane, one for each partition
 	next       atomic.Uint32 // goes round the partitions
 }
 
@@ -157,11 +180,21 @@ func (c *Client) queue(ctx context.Context, name string) (*queue, error) {
 		return nil, fmt.Errorf("key %q: %w", metadataKey(c.cfg.Namespace, name), explain(err))
 	}
 	q := &queue{name: name, partitions: c.partitions(name, m.Partitions)}
-	for _, p := range q.partitions {
-		q.lanes = append(q.lanes, newLane(c, p))
-	}
 	actual, _ := c.queues.LoadOrStore(name, q)
 	return actual.(*queue), nil
+}
+
+// lanesOf returns the lanes of a level.
+func (c *Client) lanesOf(q *queue, level Confirm) []*lane {
+	if lanes, ok := q.lanes.Load(level); ok {
+		return lanes.([]*lane)
+	}
+	lanes := make([]*lane, len(q.partitions))
+	for i, p := range q.partitions {
+		lanes[i] = newLane(c, p, level)
+	}
+	actual, _ := q.lanes.LoadOrStore(level, lanes)
+	return actual.([]*lane)
 }
 
 func (c *Client) partitions(queue string, n int) []*partition {
@@ -238,20 +271,20 @@ func (c *Client) wantedPartitions(ctx context.Context) (int, error) {
 	return min(4*int(max(primaries.Load(), 1)), maxPartitions), nil
 }
 
-// pick chooses the lane of a task: by its ID if the caller gave one, else one
-// after the other, passing over those that fail.
-func (q *queue) pick(id string) *lane {
-	if id != "" {
-		return q.lanes[jumpHash(hashID(id), len(q.lanes))]
+// pick chooses the lane of a task: by what places it, or else one after the other,
+// passing over those that fail.
+func (q *queue) pick(lanes []*lane, placed string) *lane {
+	if placed != "" {
+		return lanes[jumpHash(hashID(placed), len(lanes))]
 	}
-	if len(q.lanes) == 1 {
-		return q.lanes[0]
+	if len(lanes) == 1 {
+		return lanes[0]
 	}
 	first, now := int(q.next.Add(1)), time.Now()
-	for i := range q.lanes {
-		if l := q.lanes[(first+i)%len(q.lanes)]; !l.avoided(now) {
+	for i := range lanes {
+		if l := lanes[(first+i)%len(lanes)]; !l.avoided(now) {
 			return l
 		}
 	}
-	return q.lanes[first%len(q.lanes)]
+	return lanes[first%len(lanes)]
 }

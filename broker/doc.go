@@ -30,8 +30,8 @@
 //   - No order: tasks of one queue may overtake each other, but those of a higher
 //     priority are taken first.
 //   - Not exactly once: no queue can make the effects of a handler single.
-//   - It cannot keep what Redis loses. Replication is asynchronous; a failover
-//     may lose tasks that were published just before it.
+//   - It cannot keep what Redis loses. Replication is asynchronous: a failover may
+//     lose what the promoted replica had not confirmed (see [Confirm]).
 //
 // # In Redis
 //
@@ -43,6 +43,9 @@
 //	dl, dlh               sorted set and hash of dead letters
 //	pd, pdz               hash and sorted set that make publishing single
 //	id:<id>               string with a TTL: the mark of an ID that was given
+//	u:<key>               string with a TTL: which task holds a unique key
+//	k:<key>, kq:<key>     set and list: tasks of a concurrency key that may run, and those that wait
+//	kz                    sorted set of the keys with tasks that wait
 //	hb:<consumer>         string with a TTL: a worker's heartbeat
 //	mt                    string with a TTL: which worker does the maintenance
 //	st                    hash of counters

@@ -39,9 +39,7 @@ const (
 	headSize       = 14
 )
 
-// Tags of the fields. All have their meaning now, though nothing sets tagTTL,
-// tagUnique and tagConcurrency yet. From 0x80 on is room for membership in
-// groups and chains.
+// Tags of the fields. From 0x80 on is room for membership in groups and chains.
 const (
 	tagEnd         = 0
 	tagTTL         = 1 // not to be started so many ms after it was published
@@ -132,6 +130,13 @@ func appendEnvelope(dst []byte, e *envelope) []byte {
 	}
 	dst = append(dst, tagEnd)
 	return append(dst, e.payload...)
+}
+
+// envelopeHead is what comes before the time of publishing: the part that all new
+// tasks of a kind share.
+func envelopeHead(cfg TaskConfig) string {
+	b := appendEnvelope(nil, &envelope{priority: cfg.Priority.stored(), attempt: 1, maxAttempts: uint16(cfg.MaxAttempts)})
+	return string(b[:offEnqueued])
 }
 
 func appendNumber(dst []byte, tag byte, n uint64) []byte {

@@ -26,6 +26,14 @@ var (
 	// Workers go on.
 	ErrBrokerFull = errors.New("the server is at maxmemory")
 
+	// ErrDuplicate is returned by Publish for a [Unique] task if there is one with
+	// its key. See [DuplicateError].
+	ErrDuplicate = errors.New("a task with the same unique key is there")
+
+	// ErrQueueFull is returned by Publish while the queue holds
+	// TaskConfig.QueueLimit tasks. The task is not published.
+	ErrQueueFull = errors.New("the queue is full")
+
 	// ErrLeaseLost is the cause that ends a handler's context when its worker
 	// could not renew its lease: another worker may have the task by now.
 	ErrLeaseLost = errors.New("broker: lease lost")
@@ -58,6 +66,9 @@ type UnconfirmedError struct {
 }
 
 func (e *UnconfirmedError) Error() string {
+	if e.Applied {
+		return fmt.Sprintf("%v: task %q is published, but may be lost in a failover: %v", ErrUnconfirmed, e.ID, e.Err)
+	}
 	return fmt.Sprintf("%v: task %q may have been published or not: %v", ErrUnconfirmed, e.ID, e.Err)
 }
 
@@ -66,6 +77,20 @@ func (e *UnconfirmedError) Unwrap() error { return e.Err }
 
 // Is reports whether target is [ErrUnconfirmed].
 func (e *UnconfirmedError) Is(target error) bool { return target == ErrUnconfirmed }
+
+// A DuplicateError is the error of a publish whose [Unique] key another task
+// holds: errors.Is finds [ErrDuplicate] in it.
+type DuplicateError struct {
+	Key string
+	ID  string // of the task that holds it
+}
+
+func (e *DuplicateError) Error() string {
+	return fmt.Sprintf("%v: task %q has the key %q", ErrDuplicate, e.ID, e.Key)
+}
+
+// Is reports whether target is [ErrDuplicate].
+func (e *DuplicateError) Is(target error) bool { return target == ErrDuplicate }
 
 // A RetryError lets a failed task be tried again after Delay instead of its
 // backoff. It counts as an attempt.
@@ -179,7 +204,13 @@ func outcomeOf(err error, own bool) outcome {
 	var reply redis.Error
 	var op *net.OpError
 	var dns *net.DNSError
+	var before *nodeError
 	switch {
+	case errors.As(err, &before):
+		if before.passes {
+			return refused
+		}
+		return final
 	case fatal(err):
 		return final
 	case errors.Is(err, breaker.ErrOpen), errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, redis.ErrPoolExhausted):

@@ -3,7 +3,9 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -18,8 +20,17 @@ type publishOptions struct {
 	at          time.Time
 	headers     []header
 	headerBytes int
+	unique      bool
+	uniqueKey   string
+	uniqueTTL   time.Duration // 0: until the task has ended
+	key         string
+	limit       int // of key; 0: none
+	expire      time.Duration
+	mark        time.Duration // of the ID; at least markTTL
 	errs        []error
 }
+
+var noOptions publishOptions
 
 func (o *publishOptions) fail(format string, args ...any) {
 	o.errs = append(o.errs, fmt.Errorf(format, args...))
@@ -82,15 +93,96 @@ func Header(name, value string) PublishOption {
 	}
 }
 
+// Unique lets no second task with this key be published to the same queue until
+// this one has ended: done, dead, cancelled, expired or purged. It is kept through
+// retries and crashes, for at most a day since the task was last moved. Publish
+// returns a [*DuplicateError] with the ID of the task that holds the key, which
+// errors.Is finds as [ErrDuplicate]. Check and publish are one step.
+//
+// The key has at most 255 bytes, none of them a control character; an empty one
+// means the task's name and its argument. The last of Unique and UniqueFor counts.
+func Unique(key string) PublishOption {
+	return func(o *publishOptions) {
+		o.unique, o.uniqueKey, o.uniqueTTL = true, key, 0
+		if key != "" {
+			o.checkKey("Unique", key)
+		}
+	}
+}
+
+// UniqueFor is [Unique] for so long from now on, whether the task has ended or
+// not; at least 1ms.
+func UniqueFor(ttl time.Duration, key string) PublishOption {
+	return func(o *publishOptions) {
+		Unique(key)(o)
+		o.uniqueTTL = ttl
+		if ttl < time.Millisecond {
+			o.fail("UniqueFor is %s, want at least 1ms", ttl)
+		}
+	}
+}
+
+// Key lets at most limit tasks with this key run at the same time, over all
+// workers of the queue, 1 to 65535. The others wait beside the queue, in the order
+// in which they came, and hold up nobody. The key has 1 to 255 bytes, none of them
+// a control character.
+func Key(key string, limit int) PublishOption {
+	return func(o *publishOptions) {
+		o.key, o.limit = key, limit
+		o.checkKey("Key", key)
+		if limit < 1 || limit > math.MaxUint16 {
+			o.fail("the limit of Key(%q) is %d, want 1 to %d", key, limit, math.MaxUint16)
+		}
+	}
+}
+
+// ExpireAfter lets the task not be started later than d after it was published;
+// it then ends as expired. At least 1ms, and more than [After].
+func ExpireAfter(d time.Duration) PublishOption {
+	return func(o *publishOptions) {
+		o.expire = d
+		if d < time.Millisecond || d.Milliseconds() > maxMillis {
+			o.fail("ExpireAfter is %s, want at least 1ms", d)
+		}
+	}
+}
+
+func (o *publishOptions) checkKey(name, key string) {
+	if key == "" || len(key) > maxNameBytes || strings.ContainsFunc(key, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		o.fail("the key of %s is %.300q, want 1 to %d bytes without control characters", name, key, maxNameBytes)
+	}
+}
+
 func newPublishOptions(opts []PublishOption) (*publishOptions, error) {
-	var o publishOptions
+	if len(opts) == 0 {
+		return &noOptions, nil
+	}
+	o := new(publishOptions)
 	for _, opt := range opts {
 		if opt == nil {
 			return nil, errors.New("a publish option is nil")
 		}
-		opt(&o)
+		opt(o)
 	}
-	return &o, errors.Join(o.errs...)
+	if o.expire > 0 && o.after >= o.expire {
+		o.fail("After is %s and ExpireAfter %s: the task would expire before it is due", o.after, o.expire)
+	}
+	return o, errors.Join(o.errs...)
+}
+
+// due is when the task may run, as publish.lua takes it.
+func (o *publishOptions) due() string {
+	switch {
+	case o.after > 0:
+		return "+" + strconv.FormatInt(ceilMillis(o.after), 10)
+	case !o.at.IsZero():
+		ms := o.at.UnixMilli()
+		if o.at.Nanosecond()%int(time.Millisecond) != 0 {
+			ms++
+		}
+		return strconv.FormatInt(max(ms, 0), 10)
+	}
+	return ""
 }
 
 // ceilMillis rounds up, so that what is due in d is never early.

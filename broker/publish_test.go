@@ -163,7 +163,7 @@ func TestWhatWasNotSentIsNotUnconfirmed(t *testing.T) {
 	})
 	q, err := c.queue(t.Context(), "default")
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { return q.lanes[0].sentAt.Load() != 0 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return c.lanesOf(q, ConfirmPrimary)[0].openSince.Load() != 0 }, 20*time.Second, time.Millisecond)
 
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
@@ -253,7 +253,7 @@ func TestNumbersOfUnknownOutcomeAreNotUsedAgain(t *testing.T) {
 	publish(t, task, c, 1)
 	q, err := c.queue(t.Context(), "default")
 	require.NoError(t, err)
-	lane := q.lanes[0]
+	lane := c.lanesOf(q, ConfirmPrimary)[0]
 
 	net.drop(1) // applied, and the answer is lost
 	publish(t, task, c, 2)
@@ -447,23 +447,24 @@ func TestPublishersPassOverALaneThatFails(t *testing.T) {
 		c, _ := newTestClient(t, other.conn.Unwrap(), Config{Partitions: 3})
 		q, err := c.queue(t.Context(), "q")
 		require.NoError(t, err)
+		lanes := c.lanesOf(q, ConfirmPrimary)
 		picked := func() map[int]bool {
 			m := make(map[int]bool)
 			for range 9 {
-				m[q.pick("").p.index] = true
+				m[q.pick(lanes, "").p.index] = true
 			}
 			return m
 		}
 		require.Equal(t, map[int]bool{0: true, 1: true, 2: true}, picked())
-		q.lanes[1].failedAt.Store(time.Now().UnixNano())
+		lanes[1].failedAt.Store(time.Now().UnixNano())
 		require.Equal(t, map[int]bool{0: true, 2: true}, picked())
-		q.lanes[2].sentAt.Store(time.Now().Add(-time.Second).UnixNano())
+		lanes[2].openSince.Store(time.Now().Add(-time.Second).UnixNano())
 		require.Equal(t, map[int]bool{0: true}, picked())
-		q.lanes[0].failedAt.Store(time.Now().UnixNano())
+		lanes[0].failedAt.Store(time.Now().UnixNano())
 		require.Equal(t, map[int]bool{0: true, 1: true, 2: true}, picked(), "all fail: as if none did")
-		q.lanes[1].failedAt.Store(time.Now().Add(-2 * time.Second).UnixNano())
+		lanes[1].failedAt.Store(time.Now().Add(-2 * time.Second).UnixNano())
 		require.Equal(t, map[int]bool{1: true}, picked(), "after a second it is tried again")
-		require.Equal(t, jumpHash(hashID("order"), 3), q.pick("order").p.index, "a given ID passes over nothing")
+		require.Equal(t, jumpHash(hashID("order"), 3), q.pick(lanes, "order").p.index, "a given ID passes over nothing")
 	})
 }
 

@@ -64,11 +64,14 @@ const (
 
 // keys of the scripts, in their order.
 
-func (p *partition) publishKeys(marks []string) []string {
-	keys := make([]string, 0, 8+len(marks))
-	keys = append(keys, p.lanes, p.lanesSeen, p.counters, p.delayed, p.envelopes)
-	keys = append(keys, p.streams[1:]...)
-	return append(keys, marks...)
+// publishKeys are those of tasks without conditions, and where there are some,
+// those behind them.
+func (p *partition) publishKeys() []string {
+	return append([]string{p.lanes, p.lanesSeen, p.counters}, p.streams[1:]...)
+}
+
+func (p *partition) conditionKeys() []string {
+	return []string{p.delayed, p.envelopes, p.streams[releasedStream], p.parkedKeys}
 }
 
 func (p *partition) consumerKeys(consumer string) []string {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -38,9 +39,48 @@ func (s scripts) run(script *redis.Script, keys []string, args ...any) any {
 	return reply
 }
 
+// publish adds tasks: priority and envelope each, or "x", priority, ID, due, TTL of
+// the mark, envelope. It returns {sequence, verdicts, before}.
 func (s scripts) publish(lane string, seq int, marks []string, args ...any) any {
 	s.t.Helper()
-	return s.run(publishScript, s.p.publishKeys(marks), append([]any{lane, seq}, args...)...)
+	reply, err := s.tryPublish(lane, strconv.Itoa(seq), marks, args...)
+	require.NoError(s.t, err)
+	return reply
+}
+
+func (s scripts) tryPublish(lane, seq string, marks []string, args ...any) (any, error) {
+	var tasks []any
+	for len(args) > 0 {
+		priority, conditions := args[0], ""
+		if priority == "x" {
+			priority, conditions = args[1], fmt.Sprintf("%v;%v;0;0;0;", args[3], args[4])
+			args = args[4:]
+		}
+		tasks = append(tasks, s.task(priority.(string), conditions, args[1].([]byte))...)
+		args = args[2:]
+	}
+	return s.publishTasks(lane, seq, marks, tasks)
+}
+
+// task returns the arguments of a task of publish.lua.
+func (s scripts) task(priority, conditions string, envelope []byte) (args []any) {
+	envelope = slices.Clone(envelope)
+	envelope[offPriority] = priority[0] - '0'
+	if conditions != "" {
+		args = append(args, conditions)
+	}
+	return append(args, envelope[:offEnqueued], envelope[headSize:])
+}
+
+func (s scripts) publishTasks(lane, seq string, keys []string, tasks []any) (any, error) {
+	all := slices.Concat(s.p.publishKeys(), s.p.conditionKeys(), keys)
+	reply, err := publishScript.Run(context.Background(), s.rdb, all, append([]any{lane, seq, ""}, tasks...)...).Text()
+	if err != nil {
+		return nil, err
+	}
+	parts := strings.SplitN(reply, ":", 3)
+	require.Len(s.t, parts, 3)
+	return []any{parts[1], parts[2], parts[0]}, nil
 }
 
 // envelope is a task of the default priority.
@@ -126,9 +166,11 @@ func TestPublishScriptAppliesASequenceNumberOnce(t *testing.T) {
 
 func TestPublishScriptNumbersBeyond53BitsOfDigitsKeepThem(t *testing.T) {
 	eachScripts(t, func(t *testing.T, s scripts) {
-		s.run(publishScript, s.p.publishKeys(nil), "lane", "1234567890123456", "1", s.envelope("a"))
+		_, err := s.tryPublish("lane", "1234567890123456", nil, "1", s.envelope("a"))
+		require.NoError(t, err)
 		require.Equal(t, "1:1234567890123456:", s.rdb.HGet(t.Context(), s.p.lanes, "lane").Val())
-		reply := s.run(publishScript, s.p.publishKeys(nil), "lane", "1234567890123456", "1", s.envelope("a"))
+		reply, err := s.tryPublish("lane", "1234567890123456", nil, "1", s.envelope("a"))
+		require.NoError(t, err)
 		require.Equal(t, []any{"1234567890123456", "", "1234567890123456"}, reply)
 		require.Equal(t, int64(1), s.rdb.XLen(t.Context(), s.p.streams[2]).Val())
 	})
@@ -209,12 +251,12 @@ func TestPublishScriptAddsNothingWhereAKeyIsOfAnotherType(t *testing.T) {
 
 		require.NoError(t, s.rdb.Del(ctx, s.p.lanesSeen).Err())
 		require.NoError(t, s.rdb.Set(ctx, s.p.lanesSeen, "mine", 0).Err())
-		_, err := publishScript.Run(ctx, s.rdb, s.p.publishKeys(nil), "lane", 2, "0", s.envelope("e")).Result()
+		_, err := s.tryPublish("other", "2", nil, "0", s.envelope("e"))
 		require.ErrorContains(t, err, "WRONGTYPE redisha:queue:{mail:0.")
 		require.Equal(t, int64(1), s.rdb.XLen(ctx, s.p.streams[1]).Val())
 
 		require.NoError(t, s.rdb.HSet(ctx, s.p.lanes, "future", "2:whatever").Err())
-		_, err = publishScript.Run(ctx, s.rdb, s.p.publishKeys(nil), "future", 2, "0", s.envelope("e")).Result()
+		_, err = s.tryPublish("future", "2", nil, "0", s.envelope("e"))
 		require.ErrorContains(t, err, "the record of lane future is of another version")
 	})
 }
@@ -516,9 +558,9 @@ func TestScriptsAtMaxmemory(t *testing.T) {
 	time.Sleep(5 * time.Millisecond)
 	require.NoError(t, s.rdb.ConfigSet(ctx, "maxmemory", "1").Err())
 
-	err := publishScript.Run(ctx, s.rdb, s.p.publishKeys(nil), "lane", 2, "1", s.envelope("new")).Err()
+	_, err := s.tryPublish("lane", "2", nil, "1", s.envelope("new"))
 	require.True(t, redis.IsOOMError(err), err)
-	err = publishScript.Run(ctx, s.rdb, s.p.publishKeys([]string{s.p.idMark("m")}), "lane", 2, "x", "1", "m", "", 1000, s.envelope("m")).Err()
+	_, err = s.tryPublish("lane", "2", []string{s.p.idMark("m")}, "x", "1", "m", "", 1000, s.envelope("m"))
 	require.True(t, redis.IsOOMError(err), err)
 	require.Zero(t, s.rdb.Exists(ctx, s.p.idMark("m")).Val(), "nothing half-written")
 	require.Equal(t, []any{"1", "", "1"}, s.publish("lane", 1, nil, "1", s.envelope("done")), "a batch that is there is confirmed")

@@ -17,12 +17,14 @@ type Stats struct {
 	// Published counts the tasks published.
 	Published uint64
 
-	// Duplicates counts the publishes under a given ID that was there already.
+	// Duplicates counts the publishes under a given ID, or with a unique key,
+	// that was there already.
 	Duplicates uint64
 
 	// PublishErrors counts the publishes that failed, Unconfirmed those of
-	// them whose outcome is not known.
-	PublishErrors, Unconfirmed uint64
+	// them whose outcome or confirmation is not known. Degraded counts those that
+	// returned nil without their confirmation, because of Config.DegradeAfter.
+	PublishErrors, Unconfirmed, Degraded uint64
 
 	// Batches counts the round trips that published, Resent those of them that
 	// were tried again, and LostBatches those that Redis had and has no record
@@ -77,6 +79,7 @@ type Stats struct {
 
 type counts struct {
 	published, duplicates, publishErrors, unconfirmed stats.Counter
+	degraded                                          stats.Counter
 	batches, resent, lostBatches                      stats.Counter
 	publishTime                                       stats.Histogram
 	running                                           stats.Gauge
@@ -90,8 +93,12 @@ type counts struct {
 func (c *counts) observePublish(d time.Duration, err error) {
 	c.publishTime.Observe(d)
 	if err != nil {
-		c.publishErrors.Inc()
+		c.publishFailed(err)
 	}
+}
+
+func (c *counts) publishFailed(err error) {
+	c.publishErrors.Inc()
 	if errors.Is(err, ErrUnconfirmed) {
 		c.unconfirmed.Inc()
 	}
@@ -103,7 +110,7 @@ func (c *Client) Stats() Stats {
 	return Stats{
 		Conn:      c.conn.Stats(),
 		Published: n.published.Load(), Duplicates: n.duplicates.Load(),
-		PublishErrors: n.publishErrors.Load(), Unconfirmed: n.unconfirmed.Load(),
+		PublishErrors: n.publishErrors.Load(), Unconfirmed: n.unconfirmed.Load(), Degraded: n.degraded.Load(),
 		Batches: n.batches.Load(), Resent: n.resent.Load(), LostBatches: n.lostBatches.Load(),
 		PublishTime: n.publishTime.Snapshot(),
 		Running:     n.running.Load(), Started: n.started.Load(),

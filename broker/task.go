@@ -71,6 +71,15 @@ type TaskConfig struct {
 
 	// Codec encodes the argument. Defaults to [JSON].
 	Codec Codec
+
+	// Confirm says what a publish waits for. Defaults to Config.Confirm.
+	Confirm Confirm
+
+	// QueueLimit refuses a publish with [ErrQueueFull] while the queue has so many
+	// tasks, ready, delayed and running ones together, and of those that wait for
+	// their [Key] the ones of the same key. Each partition has its part of the
+	// number. Defaults to 0, no limit.
+	QueueLimit int
 }
 
 // Backoff is the default of TaskConfig.Backoff: one second after the first
@@ -89,6 +98,7 @@ func Backoff(attempts int, _ error) time.Duration {
 type definition struct {
 	name string
 	cfg  TaskConfig
+	head any   // the first bytes of its tasks' envelopes, as publish.lua takes them
 	err  error // what is wrong with it, which every use reports
 }
 
@@ -101,7 +111,7 @@ func define(name string, cfg TaskConfig) definition {
 	if cfg.Backoff == nil {
 		cfg.Backoff = Backoff
 	}
-	return definition{name: name, cfg: cfg, err: validateTask(name, cfg)}
+	return definition{name: name, cfg: cfg, head: envelopeHead(cfg), err: validateTask(name, cfg)}
 }
 
 func validateTask(name string, cfg TaskConfig) error {
@@ -116,8 +126,13 @@ func validateTask(name string, cfg TaskConfig) error {
 		return fmt.Errorf("TaskConfig.MaxAttempts is %d, want 1 to %d, or 0 for 25", cfg.MaxAttempts, math.MaxUint16)
 	case cfg.Timeout != 0 && (cfg.Timeout < time.Millisecond || cfg.Timeout.Milliseconds() > maxMillis):
 		return fmt.Errorf("TaskConfig.Timeout is %s, want at least 1ms, or 0 for none", cfg.Timeout)
+	case cfg.QueueLimit < 0:
+		return fmt.Errorf("TaskConfig.QueueLimit is %d, want at least 1, or 0 for none", cfg.QueueLimit)
 	case cfg.Retention != 0 && (cfg.Retention < time.Millisecond || cfg.Retention.Milliseconds() > maxMillis):
 		return fmt.Errorf("TaskConfig.Retention is %s, want at least 1ms, or 0 for the default", cfg.Retention)
+	}
+	if err := cfg.Confirm.validate("TaskConfig.Confirm"); err != nil {
+		return err
 	}
 	return validateQueue(cfg.Queue)
 }
@@ -158,15 +173,23 @@ func NewTask[A any](name string, cfg TaskConfig) *Task[A] {
 func (t *Task[A]) Name() string { return t.def.name }
 
 // Publish puts a task into its queue and returns its ID. Once it returns nil,
-// the task is in Redis, and runs at least once.
+// the task is in Redis, as safe as the level of [Confirm] says, and runs at least
+// once.
 //
 // It waits for the server's answer, sends again after errors that may pass, and
 // gives up when ctx ends or after Config.PublishTimeout, 15s by default, whichever
-// comes first: also a ctx with a later deadline waits no longer. The error is an
-// [*UnconfirmedError], with the ID, if the task was sent and its fate is unknown;
-// after any other error it was not published. If a task with the same given
-// [ID] was published before, nothing happens, and the error is nil. The error
-// wraps [ErrBrokerFull] while Redis is at maxmemory.
+// comes first: also a ctx with a later deadline waits no longer. (A cancelled ctx
+// may be noticed only when the server answers, or after the client's ReadTimeout.)
+// If a task with the same given [ID] was published before, nothing happens, and the
+// error is nil. errors.Is finds in an error
+//
+//   - [ErrUnconfirmed]: the task was sent, and may be there or not; the ID is
+//     returned, and errors.As finds an [*UnconfirmedError]
+//   - [ErrDuplicate]: a task with its [Unique] key is there
+//   - [ErrQueueFull]: the queue has TaskConfig.QueueLimit tasks
+//   - [ErrBrokerFull]: Redis is at maxmemory
+//
+// After every error but the first the task was not published.
 //
 // What callers publish at the same time travels together.
 func (t *Task[A]) Publish(ctx context.Context, c *Client, arg A, opts ...PublishOption) (id string, err error) {

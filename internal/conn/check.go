@@ -27,7 +27,7 @@ func (c *Client) Check(ctx context.Context) error {
 	case ctx == nil:
 		return errNilContext
 	}
-	ctx = breaker.Bypass(failFast(ctx))
+	ctx = breaker.Bypass(Once(ctx))
 	if c.ep().Proxy != "" {
 		return c.checkProxy(ctx)
 	}

@@ -275,6 +275,20 @@ func (c *Client) Epoch() uint64 { return c.epochs.n.Load() }
 // block, and not call stop. Where the primary cannot change, f is never called.
 func (c *Client) OnEpoch(f func(epoch uint64)) (stop func()) { return c.epochs.listen(f) }
 
+// Replicas is the number of replicas that the endpoint has as far as is known
+// without asking: those that its Sentinels say are up, or else that it names. It
+// is 0 for a single server, for a Cluster, and for a foreign client.
+func (c *Client) Replicas() int {
+	if c.follower == nil {
+		return 0
+	}
+	n := len(c.follower.resolver.State().Replicas)
+	if c.topology == endpoint.Replicated {
+		n = max(n, len(c.ep().Addrs)-1)
+	}
+	return n
+}
+
 // Reader returns where reads go that may be answered by a replica: replicas if
 // the endpoint asks for them, else the client itself.
 func (c *Client) Reader() redis.UniversalClient {

@@ -249,7 +249,7 @@ func (f *follower) ask() error {
 		// It may take no further client, and serve those that it has.
 		ctx, cancel := context.WithTimeout(context.WithValue(f.ctx, probingKey{}, probingKey{}), poolProbe)
 		defer cancel()
-		if f.c.Ping(breaker.Bypass(failFast(ctx))).Err() == nil {
+		if f.c.Ping(breaker.Bypass(Once(ctx))).Err() == nil {
 			return nil
 		}
 	}

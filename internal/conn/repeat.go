@@ -119,12 +119,21 @@ func firstLost(cmds []redis.Cmder) error {
 
 // pickCommands returns the commands of a pipeline that are to be sent again, in
 // order, with the greatest outcome among them and its error. A read that follows
-// one of them is read again, since it must see what that one writes.
+// one of them is read again, since it must see what that one writes. So is a WAIT,
+// whatever it said; and it is never sent alone: on a connection that has written
+// nothing it counts replicas that may have nothing.
 func pickCommands(c *Client, cmds []redis.Cmder) (todo []redis.Cmder, worst outcome, cause error) {
 	for _, cmd := range cmds {
 		err := cmd.Err()
 		o := outcomeOf(err)
 		switch {
+		case waitsForReplicas(cmd):
+			if len(todo) > 0 {
+				todo = append(todo, cmd)
+			} else if o == lost {
+				cmd.SetErr(&outcomeError{err})
+			}
+			continue
 		case o == final:
 			if len(todo) > 0 && (err == nil || err == redis.Nil) && kindOf(cmd) == readKind { //nolint:errorlint // go-redis returns it bare
 				todo = append(todo, cmd)
@@ -141,6 +150,11 @@ func pickCommands(c *Client, cmds []redis.Cmder) (todo []redis.Cmder, worst outc
 		}
 	}
 	return todo, worst, cause
+}
+
+func waitsForReplicas(cmd redis.Cmder) bool {
+	name := cmd.Name()
+	return name == "wait" || name == "waitaof"
 }
 
 // pickTransaction returns all commands of a transaction or none. It was not
@@ -375,8 +389,9 @@ func (c *Client) demoted(gen uint64, err error) {
 
 type failFastKey struct{}
 
-// failFast returns a context whose commands are neither repeated nor held back.
-func failFast(ctx context.Context) context.Context {
+// Once returns a context whose commands are neither repeated nor held back while
+// there is no primary.
+func Once(ctx context.Context) context.Context {
 	return context.WithValue(ctx, failFastKey{}, failFastKey{})
 }
 

@@ -372,3 +372,40 @@ func TestOutcomes(t *testing.T) {
 	require.Equal(t, crowded, outcomeOf(redis.ErrPoolTimeout))
 	require.Equal(t, endpoint.Standalone, parse(t, "redis://h").Topology)
 }
+
+// A WAIT counts the replicas that have what its connection has written: one that
+// was answered before its write was sent again, or that is sent alone, counts
+// replicas that may have nothing.
+func TestAWaitIsSentAgainOnlyBehindItsWrite(t *testing.T) {
+	refusal, broken := replyError("TRYAGAIN Multiple keys request during rehashing of slot"), net.Error(&net.OpError{Op: "read", Err: errors.New("reset")})
+	for name, test := range map[string]struct {
+		set, wait error
+		again     []string
+		left      error // of the WAIT
+	}{
+		"both lost":                      {broken, broken, []string{"set", "wait"}, broken},
+		"the write refused, WAIT told":   {refusal, nil, []string{"set", "wait"}, nil},
+		"the write done, WAIT lost":      {nil, broken, nil, ErrOutcomeUnknown},
+		"the write done, WAIT refused":   {nil, refusal, nil, refusal},
+		"the write failed for good":      {replyError("OOM full"), nil, nil, nil},
+		"the write failed, WAIT is lost": {replyError("OOM full"), broken, nil, ErrOutcomeUnknown},
+	} {
+		for _, command := range []string{"wait", "WAITAOF"} {
+			c, _ := inMemory(t, Config{Role: "broker"})
+			set, wait := redis.NewCmd(t.Context(), "set", "k", 1), redis.NewCmd(t.Context(), command, 1, 1)
+			set.SetErr(test.set)
+			wait.SetErr(test.wait)
+			todo, _, _ := pickCommands(c, []redis.Cmder{set, wait})
+			var again []string
+			for _, cmd := range todo {
+				again = append(again, strings.Replace(cmd.Name(), "aof", "", 1))
+			}
+			require.Equal(t, test.again, again, name)
+			if test.left == nil {
+				require.NoError(t, wait.Err(), name)
+			} else {
+				require.ErrorIs(t, wait.Err(), test.left, name)
+			}
+		}
+	}
+}
