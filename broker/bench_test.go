@@ -76,3 +76,19 @@ func BenchmarkDrain(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N)*n/b.Elapsed().Seconds(), "tasks/s")
 }
+
+func BenchmarkPublishMany100(b *testing.B) {
+	c, _ := newTestClient(b, redistest.Shared(b).Client(b), Config{})
+	task := NewTask[[]byte]("bench", TaskConfig{Codec: Raw})
+	args := make([][]byte, 100)
+	for i := range args {
+		args[i] = make([]byte, 100)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := task.PublishMany(context.Background(), c, args); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.N)*100/b.Elapsed().Seconds(), "tasks/s")
+}

@@ -333,14 +333,18 @@ func (c *Client) travel(ctx context.Context, l *lane, k *call, unheard bool, lim
 	}
 }
 
-// done gives the memory of a call back.
 func (c *Client) done(k *call) error {
+	err := k.task.err
+	c.giveBack(k)
+	return err
+}
+
+// giveBack lets another use a call that nothing refers to.
+func (c *Client) giveBack(k *call) {
 	if k.timer != nil {
 		k.timer.Stop()
 	}
-	err := k.task.err
-	defer c.calls.Put(k)
-	return err
+	c.calls.Put(k)
 }
 
 // board puts tasks into a lane, once there is room.
