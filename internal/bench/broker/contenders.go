@@ -161,7 +161,12 @@ func startRedisha(o settings, handle func(m message)) (stop func() error, err er
 	if err != nil {
 		return nil, err
 	}
-	w, err := broker.NewWorker(c, broker.WorkerConfig{Concurrency: o.Concurrency, Lease: o.Lease, Logger: slog.New(slog.DiscardHandler)})
+	w, err := broker.NewWorker(c, broker.WorkerConfig{
+		Concurrency: o.Concurrency, Lease: o.Lease, Logger: slog.New(slog.DiscardHandler),
+		Middleware: []broker.Middleware{func(next broker.Handler) broker.Handler {
+			return func(ctx context.Context, d *broker.Delivery) error { return next(ctx, d) }
+		}},
+	})
 	if err != nil {
 		return nil, errors.Join(err, disconnect())
 	}
