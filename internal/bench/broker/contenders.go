@@ -110,7 +110,11 @@ func connect(o settings) (c *broker.Client, disconnect func() error, err error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	if c, err = broker.New(cn, broker.Config{Logger: quiet}); err != nil {
+	cfg := broker.Config{Logger: quiet}
+	if o.Confirm > 0 {
+		cfg.Confirm = broker.ConfirmReplicas(o.Confirm)
+	}
+	if c, err = broker.New(cn, cfg); err != nil {
 		return nil, nil, errors.Join(err, cn.Close())
 	}
 	return c, func() error { return errors.Join(c.Close(), cn.Close()) }, nil
@@ -241,6 +245,3 @@ func startAsynq(poll time.Duration) func(o settings, handle func(m message)) (st
 		return func() error { s.Shutdown(); return nil }, nil
 	}
 }
-
-// confirmable says that publishing can wait for replicas.
-const confirmable = false

@@ -34,10 +34,8 @@ func (b *bench) replicated(ctx context.Context) error {
 	monitor := redis.NewClient(primary.Options())
 	b.Defer(monitor.Close)
 	pair := &bench{Suite: b.Suite, server: primary, monitor: monitor}
-	if confirmable {
-		if err := pair.confirmed(ctx, confirmedWork); err != nil {
-			return err
-		}
+	if err := pair.confirmed(ctx, confirmedWork); err != nil {
+		return err
 	}
 	return pair.replication(ctx, bytesWork)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/redisha/redisha/broker"
 	"github.com/redisha/redisha/internal/bench/harness"
 	"github.com/redisha/redisha/internal/redistest"
 )
@@ -22,6 +23,10 @@ const (
 	roundTasks = 200_000
 	roundKills = 2
 
+	// behindFor is shorter than what makes a replica count as down, and more than
+	// sockets hold.
+	behindFor = 800 * time.Millisecond
+
 	withReplica = "replicas(1)"
 	withPrimary = "primary"
 )
@@ -33,8 +38,9 @@ type stage struct {
 	settled func(ctx context.Context) error
 
 	// kill kills a primary, and returns when another has its place and it is back
-	// as a replica of that.
-	kill func(ctx context.Context) error
+	// as a replica of that. With behind, its replica is held up beforehand, so that
+	// it lacks what came last.
+	kill func(ctx context.Context, behind bool) error
 }
 
 // sentinels kills the primary that Sentinels watch.
@@ -42,7 +48,7 @@ func (b *bench) sentinels(ctx context.Context) error {
 	if !b.Wants(sentinelWork) {
 		return nil
 	}
-	b.Setting("Sentinel: three (down-after 1 s, failover-timeout 2 s, INFO each second), a primary and one replica, nothing on disk. A killed primary is started again as soon as the other is promoted, as its replica.")
+	b.Setting("Sentinel: three (down-after 1 s, failover-timeout 2 s, INFO each second), a primary and one replica, nothing on disk. A killed primary is started again as soon as the other is promoted, as its replica. Before every second kill the replica is stopped for %s (SIGSTOP), so that it is behind; it goes on right after the kill.", behindFor)
 	f, err := redistest.StartSentinels(ctx, redistest.SentinelsConfig{Replicas: 1})
 	if err != nil {
 		return err
@@ -56,12 +62,14 @@ func (b *bench) sentinels(ctx context.Context) error {
 	}
 	return b.failovers(ctx, sentinelWork, stage{
 		nodes: f.Nodes, url: f.URL(), settled: f.Settled,
-		kill: func(ctx context.Context) error {
+		kill: func(ctx context.Context, behind bool) error {
 			old := f.Primary()
 			if old == nil {
 				return errors.New("no Sentinel answers")
 			}
-			old.Kill()
+			if err := killServer(old, f.Replicas(), behind); err != nil {
+				return err
+			}
 			next, err := f.AwaitPrimary(ctx, old.Addr())
 			if err != nil {
 				return err
@@ -79,7 +87,7 @@ func (b *bench) clusters(ctx context.Context) error {
 	if !b.Wants(clusterWork) {
 		return nil
 	}
-	b.Setting("Cluster: 3 primaries with one replica each, node-timeout 1.5 s, cluster-require-full-coverage no, nothing on disk. A killed primary, one of the three by chance, is started again as soon as its replica is promoted, and is a replica then.")
+	b.Setting("Cluster: 3 primaries with one replica each, node-timeout 1.5 s, cluster-require-full-coverage no, nothing on disk. A killed primary, one of the three by chance, is started again as soon as its replica is promoted, and is a replica then. Before every second kill that replica is stopped, as with Sentinel.")
 	c, err := redistest.StartCluster(ctx, redistest.ClusterConfig{Data: redistest.Config{Lines: []string{"cluster-require-full-coverage no"}}})
 	if err != nil {
 		return err
@@ -88,13 +96,19 @@ func (b *bench) clusters(ctx context.Context) error {
 	b.Uses(c.Nodes[0])
 	return b.failovers(ctx, clusterWork, stage{
 		nodes: c.Nodes, url: c.URL(), settled: c.Settled,
-		kill: func(ctx context.Context) error {
+		kill: func(ctx context.Context, behind bool) error {
 			key := strconv.Itoa(rand.Int())
 			old, err := c.PrimaryOf(ctx, key)
 			if err != nil {
 				return err
 			}
-			old.Kill()
+			replicas, err := c.ReplicasOf(ctx, key)
+			if err != nil {
+				return err
+			}
+			if err := killServer(old, replicas, behind); err != nil {
+				return err
+			}
 			if _, err := c.AwaitPrimary(ctx, key, old.Addr()); err != nil {
 				return err
 			}
@@ -103,40 +117,57 @@ func (b *bench) clusters(ctx context.Context) error {
 	})
 }
 
-func (b *bench) failovers(ctx context.Context, work string, s stage) error {
-	count := b.count(roundTasks)
-	c := harness.Comparison{Work: work, Quantity: lost, Cold: true, Whole: true}
-	levels := []struct {
-		name     string
-		replicas int
-	}{{withReplica, 1}, {withPrimary, 0}}
-	if !confirmable {
-		levels = levels[1:]
-	} else {
-		c.Targets = []harness.Target{never(withReplica, lost), atLeast(withReplica, confirmed, count), atLeast(withReplica, faults, roundKills), never(withReplica, ghosts), never(withReplica, excess)}
-		if b.Quick {
-			c.Targets = c.Targets[:2]
+// killServer kills a primary, whose replicas are held up before if they are to be
+// behind.
+func killServer(primary *redistest.Server, replicas []*redistest.Server, behind bool) error {
+	if !behind {
+		primary.Kill()
+		return nil
+	}
+	for _, r := range replicas {
+		if err := r.Pause(); err != nil {
+			return err
 		}
 	}
-	for _, level := range levels {
+	time.Sleep(behindFor)
+	primary.Kill()
+	var err error
+	for _, r := range replicas {
+		err = errors.Join(err, r.Continue())
+	}
+	return err
+}
+
+func (b *bench) failovers(ctx context.Context, work string, s stage) error {
+	count := b.count(roundTasks)
+	kills := roundKills
+	if b.Quick {
+		kills = 1
+	}
+	c := harness.Comparison{
+		Work: work, Quantity: lost, Cold: true, Whole: true,
+		Targets: []harness.Target{
+			never(withReplica, lost), atLeast(withReplica, confirmed, count), atLeast(withReplica, faults, kills), never(withReplica, ghosts), never(withReplica, excess),
+		},
+	}
+	for _, level := range []struct {
+		name    string
+		confirm broker.Confirm
+	}{{withReplica, broker.ConfirmReplicas(1)}, {withPrimary, broker.ConfirmPrimary}} {
 		c.Contenders = append(c.Contenders, harness.Contender{Name: level.name, Run: func(ctx context.Context, m *harness.B) error {
-			return b.failover(ctx, s, level.name, level.replicas, count, m)
+			return b.failover(ctx, s, level.name, level.confirm, count, kills, m)
 		}})
 	}
 	return b.Compare(ctx, c)
 }
 
 // failover is one round.
-func (b *bench) failover(ctx context.Context, s stage, name string, replicas, count int, m *harness.B) (err error) {
-	kills := roundKills
-	if b.Quick {
-		kills = 1
-	}
+func (b *bench) failover(ctx context.Context, s stage, name string, confirm broker.Confirm, count, kills int, m *harness.B) (err error) {
 	began := time.Now()
 	if err := errors.Join(settle(ctx, s), empty(ctx, s.nodes)); err != nil {
 		return err
 	}
-	l, err := b.begin(ctx, s.url, replicas, count, true)
+	l, err := b.begin(ctx, s.url, confirm, count, true)
 	if err != nil {
 		return err
 	}
@@ -147,7 +178,7 @@ func (b *bench) failover(ctx context.Context, s stage, name string, replicas, co
 		time.Sleep(rand.N(500 * time.Millisecond))
 		at := time.Now()
 		before := l.confirmed()
-		if err := s.kill(ctx); err != nil {
+		if err := s.kill(ctx, i%2 == 1); err != nil {
 			return errors.Join(fmt.Errorf("kill %d: %w", i+1, err), l.abort())
 		}
 		b.tell("%s: killed after %d confirmed; %s until another had its place and it was back, %d confirmed by then", name, before, time.Since(at).Round(time.Millisecond), l.confirmed())

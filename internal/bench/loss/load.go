@@ -21,7 +21,7 @@ import (
 const (
 	publishers  = 96
 	clients     = 2
-	rate        = 16_000
+	rate        = 40_000
 	workerCount = 2
 	concurrency = 32
 	lease       = 8 * time.Second
@@ -62,9 +62,8 @@ type client struct {
 	conn *conn.Client
 }
 
-// connect opens a client as redisha.Open does for the broker. Its publishes are
-// confirmed by so many replicas, or by the primary alone.
-func connect(url string, replicas int, log *slog.Logger) (*client, error) {
+// connect opens a client as redisha.Open does for the broker.
+func connect(url string, confirm broker.Confirm, log *slog.Logger) (*client, error) {
 	ep, err := endpoint.Parse(url)
 	if err != nil {
 		return nil, err
@@ -73,7 +72,7 @@ func connect(url string, replicas int, log *slog.Logger) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := broker.New(cn, brokerConfig(replicas, log))
+	c, err := broker.New(cn, broker.Config{Confirm: confirm, Logger: log})
 	if err != nil {
 		return nil, errors.Join(err, cn.Close())
 	}
@@ -105,7 +104,7 @@ type load struct {
 }
 
 // begin starts publishers and, unless there are others, workers.
-func (b *bench) begin(ctx context.Context, url string, replicas, target int, workers bool) (l *load, err error) {
+func (b *bench) begin(ctx context.Context, url string, confirm broker.Confirm, target int, workers bool) (l *load, err error) {
 	l = &load{b: b, ledger: newLedger(6 * target), target: target, full: make(chan struct{}), errs: make(map[string]int)}
 	log := b.logger()
 	n := clients
@@ -113,7 +112,7 @@ func (b *bench) begin(ctx context.Context, url string, replicas, target int, wor
 		n += workerCount
 	}
 	for range n {
-		c, err := connect(url, replicas, log)
+		c, err := connect(url, confirm, log)
 		if err != nil {
 			return nil, errors.Join(err, l.disconnect())
 		}

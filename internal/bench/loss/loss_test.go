@@ -76,7 +76,7 @@ func testLoad(t *testing.T, target int) *load {
 func TestTheSearchFindsTasksInAllStates(t *testing.T) {
 	server := redistest.Shared(t)
 	rdb := server.Client(t)
-	c, err := connect(server.URL(), 0, (&bench{}).logger())
+	c, err := connect(server.URL(), broker.ConfirmDefault, (&bench{}).logger())
 	require.NoError(t, err)
 	defer func() { require.NoError(t, c.end()) }()
 	l := testLoad(t, 10)
@@ -124,7 +124,7 @@ func TestATaskThatIsRemovedIsLost(t *testing.T) {
 	rdb := server.Client(t)
 	b := &bench{Suite: &harness.Suite{Quick: true}}
 	const target = 300
-	l, err := b.begin(t.Context(), server.URL(), 0, target, false)
+	l, err := b.begin(t.Context(), server.URL(), broker.ConfirmDefault, target, false)
 	require.NoError(t, err)
 	require.NoError(t, l.reach(t.Context(), target))
 	l.enough.Store(true)

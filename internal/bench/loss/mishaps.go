@@ -12,6 +12,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/redisha/redisha/broker"
 	"github.com/redisha/redisha/internal/bench/children"
 	"github.com/redisha/redisha/internal/bench/harness"
 	"github.com/redisha/redisha/internal/redistest"
@@ -44,7 +45,7 @@ type order struct{ URL string }
 
 func (o order) obey(say func(string)) error {
 	log := slog.New(slog.DiscardHandler)
-	c, err := connect(o.URL, 0, log)
+	c, err := connect(o.URL, broker.ConfirmDefault, log)
 	if err != nil {
 		return err
 	}
@@ -92,7 +93,7 @@ func (b *bench) slaughter(ctx context.Context, server *redistest.Server, kills, 
 		return err
 	}
 	count := b.count(mishapTasks)
-	l, err := b.begin(ctx, server.URL(), 0, count, false)
+	l, err := b.begin(ctx, server.URL(), broker.ConfirmDefault, count, false)
 	if err != nil {
 		return err
 	}
@@ -217,7 +218,7 @@ func (b *bench) reshard(ctx context.Context, c *redistest.Cluster, moves int, m 
 		return err
 	}
 	count := b.count(mishapTasks)
-	l, err := b.begin(ctx, c.URL(), 0, count, true)
+	l, err := b.begin(ctx, c.URL(), broker.ConfirmDefault, count, true)
 	if err != nil {
 		return err
 	}
@@ -336,7 +337,7 @@ func (b *bench) dropReplies(ctx context.Context, server *redistest.Server, proxy
 		return err
 	}
 	count := b.count(mishapTasks)
-	l, err := b.begin(ctx, fmt.Sprintf("redis://%s", proxy.Addr()), 0, count, true)
+	l, err := b.begin(ctx, fmt.Sprintf("redis://%s", proxy.Addr()), broker.ConfirmDefault, count, true)
 	if err != nil {
 		return err
 	}
