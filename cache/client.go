@@ -13,6 +13,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/redisha/redisha/internal/batch"
 	"github.com/redisha/redisha/internal/coalesce"
 	"github.com/redisha/redisha/internal/conn"
 )
@@ -24,6 +25,7 @@ type Client struct {
 	primary *coalesce.Reader // reads from it
 	reads   *coalesce.Reader // primary, or one that reads from the replicas
 	recent  *recent          // nil where reads go to the primary anyway
+	scripts *batch.Batcher   // steps of leases
 	owed    *owed            // deletes to be repeated
 	cfg     Config
 	root    string // what all keys begin with
@@ -65,6 +67,7 @@ func New(rdb redis.UniversalClient, cfg Config) (*Client, error) {
 		refreshes: make(chan struct{}, maxRefreshes),
 		running:   group{idle: make(chan struct{})},
 	}
+	client.scripts = batch.New(c)
 	client.primary = coalesce.New(c, coalesce.Config{Timeout: cfg.ReadTimeout})
 	client.reads = client.primary
 	if c.Reader() != redis.UniversalClient(c) {
@@ -105,9 +108,9 @@ func (c *Client) Close() error {
 	case <-ctx.Done():
 		err = fmt.Errorf("cache: close: loads still run after %s (Config.CloseTimeout): do they heed their context?", c.cfg.CloseTimeout)
 	}
-	for _, r := range []*coalesce.Reader{c.reads, c.primary} { // twice the same is safe
-		if unread := r.Close(ctx); unread != nil && err == nil {
-			err = fmt.Errorf("cache: close: after %s (Config.CloseTimeout): %w", c.cfg.CloseTimeout, unread)
+	for _, r := range []interface{ Close(context.Context) error }{c.scripts, c.reads, c.primary} { // twice the same is safe
+		if undone := r.Close(ctx); undone != nil && err == nil {
+			err = fmt.Errorf("cache: close: after %s (Config.CloseTimeout): %w", c.cfg.CloseTimeout, undone)
 		}
 	}
 	return err

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-
-	"github.com/redisha/redisha/internal/conn"
 )
 
 // Delete removes keys from the cache. If it returns nil, no Get or Fetch that
@@ -48,7 +46,7 @@ func (v *View[K, V]) DeleteFor(ctx context.Context, hold time.Duration, keys ...
 var (
 	//go:embed delete.lua
 	deleteLua    string
-	deleteScript = conn.RepeatableScript(deleteLua)
+	deleteScript = newScript(deleteLua)
 )
 
 // delete removes keys, with a hold in milliseconds if it is not 0.
@@ -121,28 +119,4 @@ func (v *View[K, V]) unlinkAll(ctx context.Context) error {
 			}
 		}
 	})
-}
-
-// runMany runs script on each of keys with args of its own, in one pipeline, on
-// Cluster one per node: all of them in one script would have to be in one slot.
-func (c *Client) runMany(ctx context.Context, script *redis.Script, keys []string, args func(i int) []any) []*redis.Cmd {
-	cmds := make([]*redis.Cmd, len(keys))
-	if len(keys) == 1 {
-		cmds[0] = script.Run(ctx, c.rdb, keys, args(0)...)
-		return cmds
-	}
-	pipe := c.rdb.Pipeline()
-	for i := range keys {
-		cmds[i] = script.EvalSha(ctx, pipe, keys[i:i+1:i+1], args(i)...)
-	}
-	conn.Exec(ctx, pipe)
-	for i := range keys { // on a server that does not know the script yet
-		if redis.HasErrorPrefix(cmds[i].Err(), "NOSCRIPT") {
-			cmds[i] = script.Eval(ctx, pipe, keys[i:i+1:i+1], args(i)...)
-		}
-	}
-	if pipe.Len() > 0 {
-		conn.Exec(ctx, pipe)
-	}
-	return cmds
 }

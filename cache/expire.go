@@ -3,14 +3,12 @@ package cache
 import (
 	"context"
 	_ "embed"
-
-	"github.com/redisha/redisha/internal/conn"
 )
 
 var (
 	//go:embed expire.lua
 	expireLua    string
-	expireScript = conn.RepeatableScript(headerLua + expireLua)
+	expireScript = newScript(headerLua + expireLua)
 )
 
 // Expire makes the values of keys stale, whatever is left of their TTL: the next

@@ -100,9 +100,10 @@ func (t *table[K, V]) forget(key K) {
 	delete(t.open, key)
 }
 
-// enter waits until no other load past Redis runs for key; leave must follow if
-// it returns nil. While a flight waits here, callers gather in it.
-func (t *table[K, V]) enter(ctx context.Context, key K) error {
+// enter waits until no other load past Redis runs for key, and calls waits before;
+// leave must follow if it returns nil. While a flight waits here, callers gather in
+// it.
+func (t *table[K, V]) enter(ctx context.Context, key K, waits func()) error {
 	for {
 		t.mu.Lock()
 		other := t.past[key]
@@ -112,6 +113,7 @@ func (t *table[K, V]) enter(ctx context.Context, key K) error {
 			return nil
 		}
 		t.mu.Unlock()
+		waits()
 		select {
 		case <-other:
 		case <-ctx.Done():

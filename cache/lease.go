@@ -8,10 +8,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"time"
-
-	"github.com/redis/go-redis/v9"
-
-	"github.com/redisha/redisha/internal/conn"
 )
 
 // minLeaseSlack is how much longer than its load a lease lives at least.
@@ -34,10 +30,10 @@ var (
 	refreshLua string
 
 	// Their token makes it harmless to send them again.
-	acquireScript = conn.RepeatableScript(acquireLua)
-	fillScript    = conn.RepeatableScript(headerLua + fillLua)
-	releaseScript = conn.RepeatableScript(headerLua + releaseLua)
-	refreshScript = conn.RepeatableScript(headerLua + refreshLua)
+	acquireScript = newScript(acquireLua)
+	fillScript    = newScript(headerLua + fillLua)
+	releaseScript = newScript(headerLua + releaseLua)
+	refreshScript = newScript(headerLua + refreshLua)
 )
 
 // newLease returns the bytes of a lease with a new token.
@@ -61,7 +57,7 @@ func (v *View[K, V]) leaseTTL() time.Duration { return v.cfg.LoadTimeout + v.c.l
 func (c *Client) acquire(ctx context.Context, key string, lease []byte, ttl time.Duration, dead string) (held []byte, ok bool, err error) {
 	ctx, cancel := c.withReadTimeout(ctx)
 	defer cancel()
-	reply, err := acquireScript.Run(ctx, c.rdb, []string{key}, lease, millis(ttl), dead).Result()
+	reply, err := c.run(ctx, acquireScript, key, lease, millis(ttl), dead).Result()
 	if err != nil {
 		return nil, false, err
 	}
@@ -80,7 +76,7 @@ func (c *Client) acquire(ctx context.Context, key string, lease []byte, ttl time
 func (c *Client) refresh(ctx context.Context, key string, lease []byte, h *header, ttl time.Duration) (won bool, err error) {
 	ctx, cancel := c.withReadTimeout(ctx)
 	defer cancel()
-	n, err := refreshScript.Run(ctx, c.rdb, []string{key}, lease, appendHeader(nil, kindValue, *h)[:refreshUntilAt], millis(ttl)).Int()
+	n, err := c.run(ctx, refreshScript, key, lease, appendHeader(nil, kindValue, *h)[:refreshUntilAt], millis(ttl)).Int()
 	return n == 1, err
 }
 
@@ -104,9 +100,9 @@ func (c *Client) release(ctx context.Context, key string, lease []byte, pause ti
 
 // leaseStep runs a script of the lease's holder, also if ctx has ended: what is
 // not given back blocks others until it expires.
-func (c *Client) leaseStep(ctx context.Context, script *redis.Script, key string, args ...any) (bool, error) {
+func (c *Client) leaseStep(ctx context.Context, script *script, key string, args ...any) (bool, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.leaseSlack())
 	defer cancel()
-	n, err := script.Run(ctx, c.rdb, []string{key}, args...).Int()
+	n, err := c.run(ctx, script, key, args...).Int()
 	return n == 1, err
 }

@@ -16,6 +16,7 @@ type search[K Key, V any] struct {
 	redisKey  string
 	loader    loader[K, V]
 	ctx       context.Context // of the flight: it outlives the callers
+	seat      *seat[K, V]     // nil: the loader serves no other search
 	lease     []byte
 	refreshes bool // the lease stands in the header of a stale value
 	keeps     bool // what is loaded past Redis, which could not be read
@@ -25,6 +26,7 @@ type search[K Key, V any] struct {
 // when it is over. Client.Close ends it and waits for it.
 func (v *View[K, V]) fly(ctx context.Context, fl *flight[V], key K, redisKey string, load loader[K, V], find func(*search[K, V]) result[V], after func()) {
 	s := &search[K, V]{view: v, flight: fl, key: key, redisKey: redisKey, loader: load}
+	s.seat, _ = load.(*seat[K, V])
 	if !v.c.running.begin() {
 		after()
 		s.land(result[V]{step: anyStep, err: ErrClosed})
@@ -51,9 +53,18 @@ func (v *View[K, V]) fly(ctx context.Context, fl *flight[V], key K, redisKey str
 
 // land ends the flight with res.
 func (s *search[K, V]) land(res result[V]) {
+	s.waits()
 	s.view.flights.close(s.key, s.flight)
 	s.flight.res = res
 	close(s.flight.done)
+}
+
+// waits is called before the search waits for something that may take long: others
+// that share its loader go on without it.
+func (s *search[K, V]) waits() {
+	if s.seat != nil {
+		s.seat.waits()
+	}
 }
 
 const (
@@ -121,6 +132,7 @@ func (s *search[K, V]) find(first found) result[V] {
 			if pause == 0 {
 				v.c.stats.leaseWaits.Inc()
 			}
+			s.waits()
 			pause = min(max(pause*8/5, minPoll), maxPoll)
 			if !time.Now().Before(giveUp) {
 				return s.loadPast(nil)
@@ -185,42 +197,57 @@ func (s *search[K, V]) loadPast(cause error) result[V] {
 	if cause != nil && isFinal(cause) {
 		return result[V]{step: anyStep, err: cause}
 	}
-	if err := v.flights.enter(s.ctx, s.key); err != nil {
+	if err := v.flights.enter(s.ctx, s.key, s.waits); err != nil {
 		return result[V]{step: anyStep, err: err}
 	}
 	defer v.flights.leave(s.key)
-	timeout := time.NewTimer(v.cfg.LoadTimeout)
-	defer timeout.Stop()
-	select {
-	case c.fallbacks <- struct{}{}:
-	case <-timeout.C:
-		c.stats.fallbacksRefused.Inc()
-		err := fmt.Errorf("%d loads without the cache run already (Config.MaxFallbacks)", c.cfg.MaxFallbacks)
-		if cause != nil {
-			err = fmt.Errorf("%w, because of: %w", err, cause)
+	leave := func() {}
+	if s.seat != nil { // its loader sees to that, for all keys together
+		s.seat.past, s.seat.cause = true, cause
+	} else {
+		var err error
+		if leave, err = c.fallback(s.ctx, v.cfg.LoadTimeout, s.redisKey, cause); err != nil {
+			return result[V]{step: anyStep, err: err}
 		}
-		return result[V]{step: anyStep, err: err}
-	case <-s.ctx.Done():
-		return result[V]{step: anyStep, err: context.Cause(s.ctx)}
 	}
-	if cause != nil {
-		c.stats.fallbacks.Inc()
-		c.warn(s.ctx, &c.warnedFallback, "cache not usable, loading without it", s.redisKey, cause)
-	}
-	c.stats.fallbacksRunning.Add(1)
 	v.flights.close(s.key, s.flight)
 	var kept *keptLoad
 	if s.keeps {
 		kept = v.outage.begin(s.redisKey)
 	}
-	out := s.call(func() {
-		c.stats.fallbacksRunning.Add(-1)
-		<-c.fallbacks
-	})
+	out := s.call(leave)
 	if s.keeps {
 		v.outage.end(s.redisKey, kept, out.body, out.keepFor())
 	}
 	return result[V]{step: anyStep, entry: Entry[V]{Value: out.value}, body: out.body, err: out.err}
+}
+
+// fallback takes a place for a load that does without Redis, because of cause if that
+// is not nil. It waits for one until timeout at most.
+func (c *Client) fallback(ctx context.Context, timeout time.Duration, redisKey string, cause error) (leave func(), err error) {
+	timer := time.NewTimer(timeout)
+	defer timer.Stop()
+	select {
+	case c.fallbacks <- struct{}{}:
+	case <-timer.C:
+		c.stats.fallbacksRefused.Inc()
+		err := fmt.Errorf("%d loads without the cache run already (Config.MaxFallbacks)", c.cfg.MaxFallbacks)
+		if cause != nil {
+			err = fmt.Errorf("%w, because of: %w", err, cause)
+		}
+		return nil, err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if cause != nil {
+		c.stats.fallbacks.Inc()
+		c.warn(ctx, &c.warnedFallback, "cache not usable, loading without it", redisKey, cause)
+	}
+	c.stats.fallbacksRunning.Add(1)
+	return func() {
+		c.stats.fallbacksRunning.Add(-1)
+		<-c.fallbacks
+	}, nil
 }
 
 // sleep waits for d or the end of ctx.

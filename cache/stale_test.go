@@ -287,7 +287,7 @@ func TestAHostileWriterCausesNoStaleRead(t *testing.T) {
 }
 
 // slowReply holds the replies of one script back for a second.
-type slowReply struct{ script *redis.Script }
+type slowReply struct{ script *script }
 
 func (h slowReply) DialHook(next redis.DialHook) redis.DialHook { return next }
 
@@ -310,7 +310,7 @@ func (h slowReply) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pro
 func TestWhoComesAfterADeleteDoesNotGetWhatAFlightHadBefore(t *testing.T) {
 	for _, test := range []struct {
 		name string
-		slow *redis.Script
+		slow *script
 		held string // what another process had stored when the first caller came
 		want int64  // what the first caller gets
 	}{

@@ -1,0 +1,179 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// A batchLoader is the loader of the searches that one FetchMany began: it calls the
+// program's for all their keys at once. It waits until each search knows whether its
+// key has to be loaded, but not for those that wait for somebody else's load. Keys
+// that have to be loaded after all are gathered for a moment.
+type batchLoader[K Key, V any] struct {
+	view *View[K, V]
+	load func(context.Context, []K) (map[K]V, error)
+	ctx  context.Context // has the values of the caller's, and no end
+
+	mu        sync.Mutex
+	undecided int // searches
+	due       []*order[K, V]
+	gathering bool
+}
+
+// gatherFor is how long keys that come late are gathered.
+const gatherFor = 5 * time.Millisecond
+
+// An order is a key that has to be loaded.
+type order[K Key, V any] struct {
+	key   K
+	past  bool  // without Redis,
+	cause error // because of that
+	done  chan struct{}
+	value V // to be read after done
+	err   error
+}
+
+// A seat is the loader of one of the searches.
+type seat[K Key, V any] struct {
+	*batchLoader[K, V]
+	decided bool // under the mutex
+	past    bool
+	cause   error
+}
+
+// seats makes a batchLoader for n searches, and a seat for each.
+func (v *View[K, V]) seats(ctx context.Context, n int, load func(context.Context, []K) (map[K]V, error)) []seat[K, V] {
+	b := &batchLoader[K, V]{view: v, load: load, ctx: context.WithoutCancel(v.c.unscoped(ctx)), undecided: n}
+	seats := make([]seat[K, V], n)
+	for i := range seats {
+		seats[i].batchLoader = b
+	}
+	return seats
+}
+
+// load waits for the call that loads key. Other searches may wait for the same.
+func (s *seat[K, V]) load(ctx context.Context, key K) (Entry[V], error) {
+	o := &order[K, V]{key: key, past: s.past, cause: s.cause, done: make(chan struct{})}
+	s.mu.Lock()
+	s.due = append(s.due, o)
+	if late := s.decided; late && s.undecided == 0 {
+		s.gather()
+	} else {
+		s.decide()
+	}
+	s.mu.Unlock()
+	select {
+	case <-o.done:
+		return Entry[V]{Value: o.value}, o.err
+	case <-ctx.Done():
+		return Entry[V]{}, ctx.Err()
+	}
+}
+
+// waits is called when the search does not need a load, or not until something has
+// happened that may take long.
+func (s *seat[K, V]) waits() {
+	s.mu.Lock()
+	s.decide()
+	s.mu.Unlock()
+}
+
+// decide is called with the lock held.
+func (s *seat[K, V]) decide() {
+	if !s.decided {
+		s.decided = true
+		s.undecided--
+	}
+	if s.undecided == 0 && !s.gathering {
+		s.send()
+	}
+}
+
+// gather sends what is due in a moment. It is called with the lock held, by a search
+// that waits for it.
+func (b *batchLoader[K, V]) gather() {
+	if b.gathering {
+		return
+	}
+	b.gathering = true
+	b.view.c.running.more()
+	go func() {
+		defer b.view.c.running.done()
+		_ = sleep(b.view.c.ctx, gatherFor)
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.gathering = false
+		b.send()
+	}()
+}
+
+// send has loaded what is due: what does without Redis by a call of its own, since
+// that may have to wait for its place. It is called with the lock held.
+func (b *batchLoader[K, V]) send() {
+	var leased, past []*order[K, V]
+	for _, o := range b.due {
+		if o.past {
+			past = append(past, o)
+		} else {
+			leased = append(leased, o)
+		}
+	}
+	b.due = nil
+	for _, orders := range [][]*order[K, V]{leased, past} {
+		if len(orders) > 0 {
+			b.view.c.running.more()
+			go b.call(orders)
+		}
+	}
+}
+
+// call calls the loader, until LoadTimeout at most. Client.Close ends it and waits
+// for it.
+func (b *batchLoader[K, V]) call(orders []*order[K, V]) {
+	v, first := b.view, orders[0]
+	defer v.c.running.done()
+	ctx, cancel := context.WithCancelCause(b.ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(v.c.ctx, func() { cancel(ErrClosed) })()
+	ctx, end := context.WithTimeoutCause(ctx, v.cfg.LoadTimeout, v.timedOut)
+	defer end()
+
+	var values map[K]V
+	err := errGoexit
+	defer func() {
+		if r := recover(); r != nil {
+			err = v.panicked(ctx, joinKey(v.prefix, first.key), r)
+		}
+		for _, o := range orders {
+			value, ok := values[o.key]
+			switch {
+			case ok:
+				o.value = value
+			case err == nil || errors.Is(err, ErrNotFound):
+				o.err = ErrNotFound
+			default:
+				o.err = err
+			}
+			close(o.done)
+		}
+	}()
+	if first.past {
+		// The searches' time runs already: half of it is left for the load.
+		leave, refused := v.c.fallback(ctx, v.cfg.LoadTimeout/2, joinKey(v.prefix, first.key), first.cause)
+		if refused != nil {
+			err = refused
+			return
+		}
+		defer leave()
+	}
+	keys := make([]K, len(orders))
+	for i, o := range orders {
+		keys[i] = o.key
+	}
+	values, err = b.load(ctx, keys)
+	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		err = context.Cause(ctx) // says whose timeout it was
+	}
+}
