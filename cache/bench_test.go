@@ -8,6 +8,10 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/endpoint"
+	"github.com/redisha/redisha/internal/redistest"
 )
 
 // answer answers GET with a value and everything else with OK, without a
@@ -133,4 +137,62 @@ func TestAHitAllocatesLittle(t *testing.T) {
 		}
 	})
 	require.LessOrEqual(t, hit, bare+5)
+}
+
+// What 1,000 keys cost that are all there, beside a bare pipeline to one node.
+func BenchmarkFetchMany(b *testing.B) {
+	const n = 1000
+	cluster := redistest.NewCluster(b, redistest.ClusterConfig{Replicas: -1, NodeTimeout: 10 * time.Minute})
+	ep, err := endpoint.Parse(cluster.URL())
+	require.NoError(b, err)
+	own, err := conn.New(conn.Config{Role: "cache", Endpoint: ep, FailFast: true})
+	require.NoError(b, err)
+	defer own.Close()
+	single := redistest.New(b, redistest.Config{}).Client(b)
+	value := string(kilobyte[:100])
+	values, keys := make(map[int]string), make([]int, n)
+	for i := range n {
+		keys[i], values[i] = i, value
+	}
+	load := func(context.Context, []int) (map[int]string, error) { return values, nil }
+	for name, rdb := range map[string]redis.UniversalClient{"cluster": own, "one node": single} {
+		v := NewView[int, string](newClient(b, rdb, Config{}), "v", ViewConfig{Codec: Raw, Plain: true})
+		require.NoError(b, v.SetMany(b.Context(), values))
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				got, err := v.FetchMany(b.Context(), keys, load)
+				if err != nil || len(got) != n {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run("cold/"+name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				require.NoError(b, v.Delete(b.Context(), keys...))
+				got, err := v.FetchMany(b.Context(), keys, load)
+				if err != nil || len(got) != n {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+	b.Run("pipeline", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			pipe := single.Pipeline()
+			for i := range n {
+				pipe.Get(b.Context(), joinKey("redisha:cache:v:", i))
+			}
+			cmds, err := pipe.Exec(b.Context())
+			if err != nil && err != redis.Nil {
+				b.Fatal(err)
+			}
+			got := make(map[int]string, n)
+			for i, cmd := range cmds {
+				got[i] = cmd.(*redis.StringCmd).Val()
+			}
+		}
+	})
 }

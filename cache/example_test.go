@@ -248,6 +248,28 @@ func ExampleView_GetMany() {
 	// 43 is not in the cache
 }
 
+func ExampleView_FetchMany() {
+	client, _, closeAll := connect()
+	defer closeAll()
+	ctx := context.Background()
+	users := cache.NewView[int64, User](client, "user", cache.ViewConfig{})
+	_ = users.Set(ctx, 42, User{ID: 42, Name: "Ada"})
+
+	// One query for all that are not in the cache. There is no user 44.
+	load := func(_ context.Context, missing []int64) (map[int64]User, error) {
+		fmt.Println("loading", len(missing), "users")
+		return map[int64]User{43: {ID: 43, Name: "Grace"}}, nil
+	}
+	for range 2 {
+		found, err := users.FetchMany(ctx, []int64{42, 43, 44}, load)
+		fmt.Println(found[42].Name, found[43].Name, len(found), err)
+	}
+	// Output:
+	// loading 2 users
+	// Ada Grace 2 <nil>
+	// Ada Grace 2 <nil>
+}
+
 func ExampleView_SetMany() {
 	client, _, closeAll := connect()
 	defer closeAll()

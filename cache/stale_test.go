@@ -49,6 +49,7 @@ type database struct {
 	fails   func() bool // a load; nil: none does
 	loads   atomic.Int64
 	gets    atomic.Int64
+	fetches atomic.Int64
 }
 
 func newDatabase(keys int, pause func()) *database {
@@ -67,6 +68,32 @@ func (db *database) load(_ context.Context, key int) (int64, error) {
 		return 0, ErrNotFound
 	}
 	return version, nil
+}
+
+// fetchMany fetches key among others.
+func (db *database) fetchMany(ctx context.Context, v *View[int, int64], key int) (int64, error) {
+	values, err := v.FetchMany(ctx, []int{(key + 1) % len(db.rows), key}, func(_ context.Context, keys []int) (map[int]int64, error) {
+		db.loads.Add(1)
+		db.pause()
+		loaded := make(map[int]int64)
+		for _, key := range keys {
+			if version := db.rows[key].Load(); version%3 != 0 {
+				loaded[key] = version
+			}
+		}
+		db.pause()
+		return loaded, nil
+	})
+	if failed := (*KeysError[int])(nil); errors.As(err, &failed) {
+		if err := failed.Errs[key]; err != nil {
+			return 0, err
+		}
+	}
+	value, ok := values[key]
+	if !ok {
+		return 0, ErrNotFound
+	}
+	return value, nil
 }
 
 // write makes a new version, and deletes the old one from the cache or sets the
@@ -93,6 +120,8 @@ func (db *database) read(ctx context.Context, v *View[int, int64], key int, fetc
 	var got int64
 	var err error
 	switch {
+	case fetch && db.fetches.Add(1)%3 == 0:
+		got, err = db.fetchMany(ctx, v, key)
 	case fetch:
 		got, err = v.Fetch(ctx, key, db.load)
 	case db.gets.Add(1)%2 == 0:

@@ -37,7 +37,7 @@ type Stats struct {
 	DeletesOwed     int64
 	DeletesRepeated uint64
 
-	Loads      uint64                  // calls of a loader
+	Loads      uint64                  // keys that a loader was called for
 	LoadErrors uint64                  // those that failed, panicked or took too long; ErrNotFound is no error
 	LoadTime   stats.HistogramSnapshot // how long the loads took
 	Joined     uint64                  // Fetches that joined the flight of another one
@@ -69,7 +69,7 @@ type Stats struct {
 	BytesAfter  uint64
 	TooLarge    uint64 // values above ViewConfig.MaxValueBytes
 
-	GetTime    stats.HistogramSnapshot // calls of Get, GetInto, GetMany and Fetch, decoding included, loads not
+	GetTime    stats.HistogramSnapshot // calls of Get, GetInto, GetMany, Fetch and FetchMany, decoding included, loads not
 	SetTime    stats.HistogramSnapshot // calls of these, encoding included
 	DeleteTime stats.HistogramSnapshot // Deletes
 }

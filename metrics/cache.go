@@ -46,7 +46,7 @@ var caches = newTable(by("role"),
 		}),
 
 	counter("redisha_cache_loads_total",
-		"Calls of a loader.",
+		"Keys that a loader was called for.",
 		func(s *cache.Stats) uint64 { return s.Loads }),
 	counter("redisha_cache_load_errors_total",
 		"Loads that failed, panicked or took too long. An absence is no error.",
