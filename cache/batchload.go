@@ -30,6 +30,7 @@ type order[K Key, V any] struct {
 	key   K
 	past  bool  // without Redis,
 	cause error // because of that
+	begun chan struct{}
 	done  chan struct{}
 	value V // to be read after done
 	err   error
@@ -41,6 +42,7 @@ type seat[K Key, V any] struct {
 	decided bool // under the mutex
 	past    bool
 	cause   error
+	order   *order[K, V]
 }
 
 // seats makes a batchLoader for n searches, and a seat for each.
@@ -53,20 +55,31 @@ func (v *View[K, V]) seats(ctx context.Context, n int, load func(context.Context
 	return seats
 }
 
-// load waits for the call that loads key. Other searches may wait for the same.
-func (s *seat[K, V]) load(ctx context.Context, key K) (Entry[V], error) {
-	o := &order[K, V]{key: key, past: s.past, cause: s.cause, done: make(chan struct{})}
+// book has key loaded, and waits until that begins. Other searches may wait for the
+// same, so that the time of the load must not run yet.
+func (s *seat[K, V]) book(ctx context.Context, key K) {
+	o := &order[K, V]{key: key, past: s.past, cause: s.cause, begun: make(chan struct{}), done: make(chan struct{})}
+	s.order = o
 	s.mu.Lock()
 	s.due = append(s.due, o)
-	if late := s.decided; late && s.undecided == 0 {
+	if s.decided && s.undecided == 0 {
 		s.gather()
 	} else {
 		s.decide()
 	}
 	s.mu.Unlock()
 	select {
+	case <-o.begun:
 	case <-o.done:
-		return Entry[V]{Value: o.value}, o.err
+	case <-ctx.Done():
+	}
+}
+
+// load waits for what was booked.
+func (s *seat[K, V]) load(ctx context.Context, _ K) (Entry[V], error) {
+	select {
+	case <-s.order.done:
+		return Entry[V]{Value: s.order.value}, s.order.err
 	case <-ctx.Done():
 		return Entry[V]{}, ctx.Err()
 	}
@@ -137,8 +150,6 @@ func (b *batchLoader[K, V]) call(orders []*order[K, V]) {
 	ctx, cancel := context.WithCancelCause(b.ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(v.c.ctx, func() { cancel(ErrClosed) })()
-	ctx, end := context.WithTimeoutCause(ctx, v.cfg.LoadTimeout, v.timedOut)
-	defer end()
 
 	var values map[K]V
 	err := errGoexit
@@ -160,17 +171,19 @@ func (b *batchLoader[K, V]) call(orders []*order[K, V]) {
 		}
 	}()
 	if first.past {
-		// The searches' time runs already: half of it is left for the load.
-		leave, refused := v.c.fallback(ctx, v.cfg.LoadTimeout/2, joinKey(v.prefix, first.key), first.cause)
+		leave, refused := v.c.fallback(ctx, v.cfg.LoadTimeout, joinKey(v.prefix, first.key), first.cause)
 		if refused != nil {
 			err = refused
 			return
 		}
 		defer leave()
 	}
+	ctx, end := context.WithTimeoutCause(ctx, v.cfg.LoadTimeout, v.timedOut)
+	defer end()
 	keys := make([]K, len(orders))
 	for i, o := range orders {
 		keys[i] = o.key
+		close(o.begun)
 	}
 	values, err = b.load(ctx, keys)
 	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {

@@ -17,9 +17,9 @@ import (
 // All that Fetch promises holds for each of the keys: one load in all processes, no
 // value from before a Delete, and so on. So load does not get those that others are
 // loading already: their values are waited for, and a Fetch of a key that load gets
-// waits for this one. load is called again, with some of the keys, if another's load
-// comes to nothing, and by a call of its own for keys that Redis could not be asked
-// for; the calls may run at the same time.
+// waits for this one. load gets 1,000 keys at the most at a time. It is called again,
+// with some of the keys, if another's load comes to nothing, and by a call of its own
+// for keys that Redis could not be asked for; such calls may run at the same time.
 //
 // What fails for some keys keeps others from nothing: the error is a [*KeysError],
 // and the values of the others are returned beside it. On a Cluster all nodes are
@@ -35,7 +35,13 @@ func (v *View[K, V]) FetchMany(ctx context.Context, keys []K, load func(ctx cont
 	due := f.begin(keys)
 	for joins := 0; len(due) > 0; joins++ {
 		f.read(due)
-		due = f.fly(f.sort(due), joins < maxJoins)
+		var again []*wanted[K, V]
+		for missing := f.sort(due); len(missing) > 0; {
+			part := missing[:min(len(missing), maxPipeline)]
+			missing = missing[len(part):]
+			again = append(again, f.fly(part, joins < maxJoins)...)
+		}
+		due = again
 	}
 	return f.values, f.failures.orNil()
 }

@@ -108,13 +108,14 @@ func TestManyMoreKeysThanFitIntoAPipeline(t *testing.T) {
 	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
 		v := NewView[int, int](newClient(t, rdb, Config{}), "v", ViewConfig{})
 		var keys []int
-		for key := range 3 * maxPipeline {
+		for key := range maxPipeline + 100 {
 			keys = append(keys, key)
 		}
 		calls := 0
 		load := func(_ context.Context, missing []int) (map[int]int, error) {
-			calls++
-			require.Len(t, missing, len(keys))
+			if calls++; calls == 1 && len(missing) != maxPipeline {
+				t.Errorf("%d keys", len(missing))
+			}
 			values := make(map[int]int)
 			for _, key := range missing {
 				values[key] = -key
@@ -129,7 +130,7 @@ func TestManyMoreKeysThanFitIntoAPipeline(t *testing.T) {
 				require.Equal(t, -key, value)
 			}
 		}
-		require.Equal(t, 1, calls)
+		require.Equal(t, 2, calls)
 	})
 }
 
@@ -303,7 +304,7 @@ func TestFetchManyInAnOutage(t *testing.T) {
 		require.EqualValues(t, 1, c.Stats().FallbacksRunning)
 		require.EqualValues(t, 1, c.Stats().Fallbacks)
 		second := goFetchMany(t.Context(), v, src.load, "c")
-		time.Sleep(4 * time.Second)
+		time.Sleep(9 * time.Second)
 		require.Len(t, src.asked(), 1, "the only place is taken")
 		close(src.hold)
 		require.Equal(t, fetchedMany[string]{map[string]string{"a": "A", "b": "B"}, nil}, <-first)

@@ -38,6 +38,9 @@ func (s *search[K, V]) call(after func()) outcome[V] {
 		after()
 		return outcome[V]{err: ErrClosed}
 	}
+	if s.seat != nil {
+		s.seat.book(s.ctx, s.key)
+	}
 	ctx, cancel := context.WithTimeoutCause(s.ctx, v.cfg.LoadTimeout, v.timedOut)
 	defer cancel()
 	done := make(chan outcome[V], 1)
