@@ -8,6 +8,8 @@
 //	sendMail.Handle(worker, func(ctx context.Context, m Mail) error { ... })
 //	err := worker.Run(ctx)
 //
+// [Inspector] shows and changes by hand what is in queues.
+//
 // # What it promises
 //
 //   - At least once: a task whose Publish returned nil is handled until its

@@ -154,7 +154,7 @@ func ExampleID() {
 	// order:42 <nil>
 	// order:42 <nil>
 	// order:42 <nil>
-	// {Ready:1 InFlight:0 Delayed:0 Dead:0}
+	// {Ready:1 InFlight:0 Delayed:0 Parked:0 Dead:0 Paused:false}
 }
 
 // A delayed task waits in Redis, not in a worker.
@@ -169,5 +169,5 @@ func ExampleAfter() {
 	_, err := remind.Publish(ctx, client, "tea", broker.After(3*time.Minute), broker.Header("traceparent", "00-…"))
 	info, _ := client.Queue(ctx, "default")
 	fmt.Printf("%+v %v\n", info, err)
-	// Output: {Ready:0 InFlight:0 Delayed:1 Dead:0} <nil>
+	// Output: {Ready:0 InFlight:0 Delayed:1 Parked:0 Dead:0 Paused:false} <nil>
 }

@@ -158,7 +158,8 @@ func TestTagsSpreadEvenlyOverPrimaries(t *testing.T) {
 
 func TestKeysOfAPartitionShareASlotAndHaveTheirNames(t *testing.T) {
 	p := newPartition("app", "mail", 3, 12)
-	keys := slices.Concat(p.publishKeys(), p.conditionKeys(), []string{p.idMark("a{b}"), p.unique("u"), p.slots("k"), p.parked("k")}, p.consumerKeys("c"), p.leaveKeys("c"), p.ackKeys(), p.moveKeys("c"), p.maintainKeys(), p.countKeys())
+	keys := slices.Concat(p.publishKeys(), p.conditionKeys(), []string{p.idMark("a{b}"), p.unique("u"), p.slots("k"), p.parked("k")}, p.consumerKeys("c"), p.leaveKeys("c"), p.ackKeys(), p.moveKeys("c"), p.maintainKeys(), p.countKeys(),
+		p.reviveKeys(p.keysOf("u", "k")), p.dropKeys(), p.removeKeys(nil), p.deleteKeys())
 	slices.Sort(keys)
 	keys = slices.Compact(keys)
 	for _, k := range keys {
@@ -166,8 +167,8 @@ func TestKeysOfAPartitionShareASlotAndHaveTheirNames(t *testing.T) {
 	}
 	const T = "app:queue:{mail:3.203}:"
 	require.Equal(t, []string{
-		T + "dl", T + "dlh", T + "hb:c", T + "id:a{b}", T + "k:k", T + "kq:k", T + "kz", T + "mt", T + "pd", T + "pdz",
-		T + "s:0", T + "s:1", T + "s:2", T + "s:r", T + "st", T + "u:u", T + "z", T + "zh",
+		T + "dl", T + "dlh", T + "hb:c", T + "id:a{b}", T + "k:k", T + "kq:k", T + "kz", T + "mt", T + "pause", T + "pd", T + "pdz",
+		T + "rv", T + "s:0", T + "s:1", T + "s:2", T + "s:r", T + "st", T + "u:u", T + "z", T + "zh",
 	}, keys)
 	require.Equal(t, "app:queue:{mail}:meta", metadataKey("app", "mail"))
 }

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/internal/conn"
 )
 
 // QueueInfo counts the tasks of a queue.
@@ -15,7 +18,9 @@ type QueueInfo struct {
 	Ready    int64 // wait for a worker
 	InFlight int64 // with a worker
 	Delayed  int64 // not due yet, retries included
+	Parked   int64 // wait for another task of their concurrency key
 	Dead     int64 // dead letters
+	Paused   bool  // workers take none
 }
 
 // Queue counts the tasks of a queue. Of each partition the counts are of one
@@ -23,23 +28,79 @@ type QueueInfo struct {
 func (c *Client) Queue(ctx context.Context, name string) (QueueInfo, error) {
 	var info QueueInfo
 	err := c.eachPartition(ctx, name, func(p *partition) error {
-		counts, err := countScript.Run(ctx, c.conn, p.countKeys()).Int64Slice()
-		if err == nil && len(counts) != 4 {
-			err = fmt.Errorf("count.lua returned %d values", len(counts))
-		}
-		if err != nil {
-			return explain(err)
-		}
-		info.Ready += counts[0]
-		info.InFlight += counts[1]
-		info.Delayed += counts[2]
-		info.Dead += counts[3]
-		return nil
+		n, err := c.count(ctx, p)
+		info.add(n)
+		return err
 	})
 	if err != nil {
 		return QueueInfo{}, fmt.Errorf("broker: queue %q: %w", name, err)
 	}
 	return info, nil
+}
+
+func (q *QueueInfo) add(n tally) {
+	q.Ready += n.ready
+	q.InFlight += n.inFlight
+	q.Delayed += n.delayed
+	q.Parked += n.parked
+	q.Dead += n.dead
+	q.Paused = q.Paused || n.paused
+}
+
+// A tally is what count.lua says of a partition. Times are ms since 1970.
+type tally struct {
+	ready, inFlight, delayed, dead, parked int64
+	paused                                 bool
+	now, oldest, due                       int64 // 0: no task is ready, or delayed
+	byStream                               [streams]int64
+}
+
+// count counts the tasks of a partition, at one moment; but where more than 1,000
+// keys have parked tasks, those of the others are counted a moment later.
+func (c *Client) count(ctx context.Context, p *partition) (t tally, err error) {
+	reply, err := countScript.Run(ctx, c.conn, p.countKeys(), p.prefix).Slice()
+	if err == nil && len(reply) != 14 {
+		err = fmt.Errorf("count.lua returned %d values", len(reply))
+	}
+	if err != nil {
+		return t, explain(err)
+	}
+	n := make([]int64, len(reply))
+	for i, v := range reply {
+		if n[i], err = strconv.ParseInt(fmt.Sprint(v), 10, 64); err != nil {
+			return t, fmt.Errorf("count.lua: %w", err)
+		}
+	}
+	t = tally{ready: n[0], inFlight: n[1], delayed: n[2], dead: n[3], parked: n[4], paused: n[6] > 0, now: n[7], oldest: n[8], due: n[9]}
+	copy(t.byStream[:], n[10:])
+	for from := int64(1000); from < n[5]; from += 1000 {
+		more, err := c.parkedOf(ctx, p, from)
+		if err != nil {
+			return t, explain(err)
+		}
+		t.parked += more
+	}
+	return t, nil
+}
+
+// parkedOf counts the parked tasks of 1,000 keys.
+func (c *Client) parkedOf(ctx context.Context, p *partition, from int64) (n int64, err error) {
+	keys, err := c.conn.ZRange(ctx, p.parkedKeys, from, from+999).Result()
+	if err != nil {
+		return 0, err
+	}
+	pipe := c.conn.Pipeline()
+	for _, key := range keys {
+		pipe.LLen(ctx, p.parked(key))
+	}
+	for _, cmd := range conn.Exec(ctx, pipe) {
+		length, err := cmd.(*redis.IntCmd).Result()
+		if err != nil {
+			return 0, err
+		}
+		n += length
+	}
+	return n, nil
 }
 
 // A DeadLetter is a task that was set aside. It stays until someone removes it.

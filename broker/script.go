@@ -31,8 +31,6 @@ var (
 	lanesLua string
 	//go:embed lua/orphans.lua
 	orphansLua string
-	//go:embed lua/count.lua
-	countLua string
 )
 
 var (
@@ -45,7 +43,6 @@ var (
 	leaveScript    = redis.NewScript(leaveLua)
 	lanesScript    = redis.NewScript(lanesLua)
 	orphansScript  = redis.NewScript(orphansLua)
-	countScript    = redis.NewScript(countLua)
 )
 
 // Fields of T:st. Each counts tasks since the queue was made, and is written by
@@ -118,8 +115,4 @@ func (p *partition) maintainKeys() []string {
 
 func (p *partition) orphansKeys(stream int) []string {
 	return []string{p.streams[stream], p.streams[releasedStream], p.counters}
-}
-
-func (p *partition) countKeys() []string {
-	return append(p.streams[:streams:streams], p.delayed, p.dead)
 }

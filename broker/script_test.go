@@ -123,7 +123,11 @@ func (s scripts) fetched(reply []any) []delivered {
 	return found
 }
 
-func (s scripts) counts() []any { s.t.Helper(); return s.run(countScript, s.p.countKeys()).([]any) }
+// counts are those of ready, running, delayed and dead tasks.
+func (s scripts) counts() []any {
+	s.t.Helper()
+	return s.run(countScript, s.p.countKeys(), s.p.prefix).([]any)[:4]
+}
 
 func (s scripts) counter(field string) string {
 	v, _ := s.rdb.HGet(context.Background(), s.p.counters, field).Result()

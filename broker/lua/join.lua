@@ -1,5 +1,6 @@
 -- join.lua gives a consumer its heartbeat and creates the groups that are
--- missing, at the beginning of their streams. It works at maxmemory too: DEL and
+-- missing, at the beginning of their streams, and in the first of them the
+-- consumer, so that an idle one is seen by who looks. It works at maxmemory too: DEL and
 -- XACK are writes, and once a script has written Redis lets it go on.
 --
 -- It returns the errors of the streams that cannot have a group.
@@ -18,5 +19,8 @@ for i = 2, 5 do
   if type(reply) == 'table' and reply.err and not string.find(reply.err, 'BUSYGROUP', 1, true) then
     errors[#errors + 1] = KEYS[i] .. ': ' .. reply.err
   end
+end
+if ARGV[1] ~= '0' then
+  redis.pcall('XGROUP', 'CREATECONSUMER', KEYS[2], 'w', string.match(KEYS[1], '^.-:hb:(.*)$'))
 end
 return errors
