@@ -102,6 +102,7 @@ func (r *run) attempt(v *verdict, e *envelope, h *handler, payload []byte) {
 	defer func() {
 		a.over()
 		v.running.Store(nil)
+		v.wasRevoked = v.cancelled.Load()
 		n.running.Add(-1)
 		if errors.Is(context.Cause(r.work), ErrDrainTimeout) {
 			r.cut.Store(true)
@@ -209,7 +210,7 @@ func (r *run) judge(v *verdict, e *envelope, err error, backoff policy) {
 	case errors.As(err, &unstorable):
 		v.kind = ackVerdict
 		v.record = r.record(e, result.Failure, err)
-	case v.cancelled.Load():
+	case v.wasRevoked:
 		v.cancel(e)
 	case errors.As(err, &undecodable):
 		v.die(e, Undecodable, err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -20,6 +21,7 @@ const (
 	maxDeliveries = 5                     // without an end, and a task is poison
 	maxReap       = 100                   // tasks looked at together
 	lanesEvery    = time.Minute
+	revokedAge    = 24 * time.Hour // after which nobody will meet an ID that was cancelled
 	orphansEvery  = time.Minute
 	maxOrphans    = 10 // calls for each stream each time, of maxReap entries
 	maxClockJump  = time.Second
@@ -38,6 +40,7 @@ type maintenance struct {
 	renewAt       time.Time // while elected; zero otherwise
 	reapAt        time.Time
 	lanesAt       time.Time
+	slotsAt       time.Time
 	orphansAt     time.Time
 	recordAt      time.Time // when to store results again, after a store that failed
 }
@@ -148,6 +151,10 @@ func (m *maintenance) rest(ctx context.Context) error {
 	now := time.Now()
 	if now.After(m.lanesAt) {
 		m.lanesAt = now.Add(lanesEvery)
+		before := strconv.FormatInt(m.serverNow().Add(-revokedAge).UnixMilli(), 10)
+		if err := m.s.r.w.c.conn.ZRemRangeByScore(ctx, m.s.p.revoked, "-inf", before).Err(); err != nil && !holdsNothing(err) {
+			return err
+		}
 		if err := lanesScript.Run(ctx, m.s.r.w.c.conn, []string{m.s.p.lanes, m.s.p.lanesSeen}, laneAge.Milliseconds(), maxReap).Err(); err != nil {
 			return err
 		}
@@ -160,6 +167,10 @@ func (m *maintenance) rest(ctx context.Context) error {
 	if now.After(m.orphansAt) {
 		m.orphansAt = now.Add(orphansEvery)
 		err = errors.Join(err, m.adopt(ctx))
+	}
+	if now.After(m.slotsAt) {
+		m.slotsAt = now.Add(slotsEvery)
+		err = errors.Join(err, m.collectSlots(ctx))
 	}
 	return err
 }
@@ -309,11 +320,11 @@ func (m *maintenance) reaped(at entry) (*verdict, error) {
 	case err != nil:
 		v.undecodable(e, err)
 	case int(e.deliveries)+1 < maxDeliveries:
-		v.id = e.id
+		v.of(e)
 		v.kind, v.value = releaseVerdict, withAttempt(raw, e.attempt, e.deliveries+1)
 	default:
 		err = fmt.Errorf("delivered %d times, and each time the worker died or lost its lease", maxDeliveries)
-		v.id = e.id
+		v.of(e)
 		v.die(e, Poison, err)
 		v.record = s.r.record(e, result.Dead, err)
 		s.r.w.log.Error("task is a dead letter", "queue", s.p.queue, "task", e.task, "id", e.id, "err", err)

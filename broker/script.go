@@ -25,6 +25,8 @@ var (
 	moveLua string
 	//go:embed lua/maintain.lua
 	maintainLua string
+	//go:embed lua/slots.lua
+	slotsLua string
 	//go:embed lua/leave.lua
 	leaveLua string
 	//go:embed lua/lanes.lua
@@ -40,6 +42,7 @@ var (
 	ackScript      = redis.NewScript(keysLua + endsLua + ackLua)
 	moveScript     = redis.NewScript(keysLua + moveLua)
 	maintainScript = redis.NewScript(keysLua + maintainLua)
+	slotsScript    = redis.NewScript(keysLua + slotsLua)
 	leaveScript    = redis.NewScript(leaveLua)
 	lanesScript    = redis.NewScript(lanesLua)
 	orphansScript  = redis.NewScript(orphansLua)
@@ -81,8 +84,9 @@ func (p *partition) fetchKeys(consumer string) []string {
 
 // endKeys are those of the unique keys and slots that tasks have.
 func (p *partition) endKeys(keys []string, tasks []*verdict) []string {
-	slots := false
+	slots, revoked := false, false
 	for _, v := range tasks {
+		revoked = revoked || v.wasRevoked
 		if v.unique != "" {
 			keys = append(keys, p.unique(v.unique))
 		}
@@ -94,7 +98,14 @@ func (p *partition) endKeys(keys []string, tasks []*verdict) []string {
 	if slots {
 		keys = append(keys, p.parkedKeys)
 	}
+	if revoked {
+		keys = append(keys, p.revoked)
+	}
 	return keys
+}
+
+func (p *partition) slotKeys(key string) []string {
+	return append([]string{p.parkedKeys, p.slots(key), p.parked(key)}, p.streams[1:]...)
 }
 
 func (p *partition) leaveKeys(consumer string) []string {

@@ -53,6 +53,8 @@ type verdict struct {
 	progress *reporter // of the handler; nil where no result is kept
 	unique   string    // key under which the task is unique
 	key      string    // of which it has a slot
+
+	wasRevoked bool // its ID is in T:rv, and leaves it with the task's end
 }
 
 // of notes which task it is about.
@@ -80,7 +82,8 @@ func (v *verdict) die(e *envelope, reason Reason, err error) {
 // cancel ends a task that was revoked, expire one that was not started in time.
 
 func (v *verdict) cancel(e *envelope) {
-	v.kind, v.record = cancelVerdict, v.s.r.record(e, result.Cancelled, ErrCancelled)
+	v.kind, v.wasRevoked = cancelVerdict, true
+	v.record = v.s.r.record(e, result.Cancelled, ErrCancelled)
 }
 
 func (v *verdict) expire(e *envelope) {
@@ -277,7 +280,7 @@ func appendEnds(args []any, batch []*verdict) []any {
 }
 
 // keyed reports whether the end of the task releases a key.
-func (v *verdict) keyed() bool { return v.unique != "" || v.key != "" }
+func (v *verdict) keyed() bool { return v.unique != "" || v.key != "" || v.wasRevoked }
 
 // acknowledged reads what ends.lua has returned, and returns the verdicts that must
 // be tried again.

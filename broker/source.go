@@ -124,17 +124,23 @@ func (s *source) current() *lease {
 // keepLease joins the group, renews the lease every fifth of its time, and joins
 // again under another name when it is lost. It ends when all verdicts are stored.
 func (s *source) keepLease() {
+	beat := time.Now()
 	for retry := newPause(); ; {
 		l := s.current()
 		if l == nil {
 			if s.r.stop.Err() == nil && s.join() {
+				beat = time.Now()
 				retry.reset()
 				continue
 			}
 			retry.wait(s.r.settled)
 		} else {
-			s.rest(s.r.w.cfg.Lease / 5)
-			s.renew(l)
+			s.rest(min(s.r.w.cfg.Lease/5, time.Second))
+			if time.Since(beat) >= s.r.w.cfg.Lease/5-10*time.Millisecond {
+				beat = time.Now()
+				s.renew(l)
+			}
+			s.endRevoked(l)
 		}
 		select {
 		case <-s.r.settled:
@@ -233,6 +239,54 @@ func (s *source) renew(l *lease) {
 		l.renewed = sent
 		l.mu.Unlock()
 		l.fence.Reset(time.Until(sent.Add(cfg.Lease * 4 / 5)))
+	}
+}
+
+// maxAsked bounds the IDs of one question.
+const maxAsked = 1000
+
+// endRevoked ends the contexts of the tasks that run here and were cancelled. What
+// they return decides: nil is done, and an error that they were.
+func (s *source) endRevoked(l *lease) {
+	var running []*task
+	s.inWork(func(t *task) {
+		if t.running.Load() != nil && !t.cancelled.Load() {
+			running = append(running, t)
+		}
+	})
+	if len(running) == 0 {
+		return
+	}
+	c := s.r.w.c.conn
+	ctx, cancel := context.WithTimeout(s.r.base, max(s.r.w.cfg.Lease/5, min(s.r.w.cfg.Lease*2/5, time.Second)))
+	defer cancel()
+	n, err := c.ZCard(ctx, s.p.revoked).Result()
+	for err == nil && n > 0 && len(running) > 0 {
+		ids := make([]string, 0, maxAsked)
+		var asked []*attempt
+		some := running[:min(len(running), maxAsked)]
+		running = running[len(some):]
+		tasks := some[:0]
+		for _, t := range some {
+			if a := t.running.Load(); a != nil {
+				ids, asked, tasks = append(ids, a.delivery.ID), append(asked, a), append(tasks, t)
+			}
+		}
+		if len(ids) == 0 {
+			continue
+		}
+		var scores []float64
+		if scores, err = c.ZMScore(ctx, s.p.revoked, ids...).Result(); err == nil {
+			for i, score := range scores {
+				if score > 0 {
+					tasks[i].cancelled.Store(true)
+					asked[i].end(context.Canceled, ErrCancelled)
+				}
+			}
+		}
+	}
+	if err != nil && !holdsNothing(err) {
+		s.trouble("cannot ask for cancelled tasks", err)
 	}
 }
 

@@ -31,8 +31,8 @@ end
 -- ID. A task that has been given to another worker meanwhile keeps its keys.
 --
 -- ARGV[at..at+3] are how many entries of each stream; then their IDs, in that
--- order; then, up to the end of ARGV, for each further task, one that has keys:
--- stream (1..4), entry ID, ID of the task, unique key, key of which it has a
+-- order; then, up to the end of ARGV, for each further task, one that has keys or
+-- was revoked: stream (1..4), entry ID, ID of the task, unique key, key of which it has a
 -- slot. It returns for each stream how many of its entries were still pending, or an
 -- error.
 local function ends(T, counters, first, at)
@@ -75,6 +75,7 @@ local function ends(T, counters, first, at)
       end
       if reply + gone > 0 then
         unlock(T, ARGV[k + 3], ARGV[k + 2])
+        redis.pcall('ZREM', T .. 'rv', ARGV[k + 2])
         vacate(T, ARGV[k + 4], ARGV[k + 2], function(priority) return KEYS[first + 1 + priority] end, milliseconds())
       end
       if type(out[i]) == 'number' then

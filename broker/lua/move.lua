@@ -9,7 +9,7 @@
 --
 -- KEYS[1..4] T:s:r, T:s:0, T:s:1, T:s:2  KEYS[5] T:z  KEYS[6] T:zh  KEYS[7] T:dl
 -- KEYS[8] T:dlh  KEYS[9] T:st  KEYS[10] T:hb:<consumer>
--- KEYS[11..] T:kz, T:u:<key>, T:k:<key>, T:kq:<key> of tasks that have such
+-- KEYS[11..] T:kz, T:u:<key>, T:k:<key>, T:kq:<key> of tasks that have such, T:rv
 -- ARGV[1] consumer    ARGV[2] 1: only if it has no heartbeat
 -- then for each task: stream (1..4), entry ID, where to (z delayed, d dead, r
 -- ready, x nowhere), counter, ID of the task, ms from now (z), value, unique key,
@@ -58,6 +58,7 @@ local function move(key, entry, to, counter, id, delay, value, unique, slot)
   redis.pcall('HINCRBY', KEYS[9], counter, 1)
   if to == 'd' or to == 'x' then
     unlock(T, unique, id)
+    redis.pcall('ZREM', T .. 'rv', id)
   else
     relock(T, unique, id)
   end
