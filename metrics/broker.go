@@ -39,11 +39,12 @@ var queues = newTable(nil,
 		"Handlers that run now.",
 		func(s *broker.Stats) int64 { return s.Running }),
 	counters("redisha_broker_deliveries_total",
-		"Deliveries that ended: succeeded, to be retried, set aside as dead letters, or given back (released). Dead ones include tasks never started: undecodable or poison.",
+		"Deliveries that ended: succeeded, to be retried, set aside as dead letters, given back (released), cancelled, or too late to be started (expired). Dead ones include tasks never started: undecodable or poison.",
 		by("outcome"), func(s *broker.Stats) []sample {
 			return []sample{
 				count(s.Succeeded, "succeeded"), count(s.Retried, "retried"),
 				count(s.Dead, "dead"), count(s.Released, "released"),
+				count(s.Cancelled, "cancelled"), count(s.Expired, "expired"),
 			}
 		}),
 	counter("redisha_broker_panics_total",

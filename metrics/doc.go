@@ -140,9 +140,9 @@
 //
 // # Broker
 //
-// What this process published and its workers did; how many tasks wait in Redis
-// is not known to it. The outcome of a delivery is succeeded, retried, released
-// (given back by a worker that stops or has no handler for it) or dead; the operation that failed is
+// What this process published and its workers did. The outcome of a delivery is
+// succeeded, retried, released (given back by a worker that stops or has no
+// handler for it), dead, cancelled or expired; the operation that failed is
 // publish, fetch, settle or maintain.
 //
 //	redisha_broker_published_total           counter
