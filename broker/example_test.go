@@ -171,3 +171,72 @@ func ExampleAfter() {
 	fmt.Printf("%+v %v\n", info, err)
 	// Output: {Ready:0 InFlight:0 Delayed:1 Parked:0 Dead:0 Paused:false} <nil>
 }
+
+// A request that may be repeated, and must not have two tasks at the same time.
+func ExampleUnique() {
+	rdb, closeAll := connect()
+	defer closeAll()
+	client, err := broker.New(rdb, broker.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer client.Close()
+	for range 2 {
+		_, err := sendMail.Publish(context.Background(), client, Mail{To: "ada@example.com"}, broker.ID("order:7"), broker.Unique("mail:ada"))
+		fmt.Println(err) // the same ID: the same task
+	}
+	_, err = sendMail.Publish(context.Background(), client, Mail{To: "ada@example.com"}, broker.Unique("mail:ada"))
+	var duplicate *broker.DuplicateError
+	if errors.As(err, &duplicate) {
+		fmt.Println("waits or runs:", duplicate.ID)
+	}
+	// Output:
+	// <nil>
+	// <nil>
+	// waits or runs: order:7
+}
+
+func ExampleTask_PublishMany() {
+	rdb, closeAll := connect()
+	defer closeAll()
+	client, err := broker.New(rdb, broker.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer client.Close()
+	mails := []Mail{{To: "ada@example.com"}, {To: "grace@example.com"}}
+	published, err := sendMail.PublishMany(context.Background(), client, mails, broker.ID("newsletter:7"))
+	fmt.Println(err)
+	for i, p := range published {
+		fmt.Println(mails[i].To, p.ID, p.Err)
+	}
+	// Output:
+	// <nil>
+	// ada@example.com newsletter:7:0 <nil>
+	// grace@example.com newsletter:7:1 <nil>
+}
+
+// Each process may have a scheduler: a tick is one task all the same.
+func ExampleScheduler() {
+	rdb, closeAll := connect()
+	defer closeAll()
+	client, err := broker.New(rdb, broker.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer client.Close()
+	scheduler, err := broker.NewScheduler(client, broker.SchedulerConfig{Location: time.UTC})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	sendMail.Schedule(scheduler, "weekly report", "30 8 * * MON", Mail{To: "ada@example.com", Subject: "Last week"})
+	sendMail.Schedule(scheduler, "ping", "@every 5m", Mail{To: "ops@example.com"}, broker.Unique("ping"), broker.ExpireAfter(time.Minute))
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond) // until the program ends
+	defer cancel()
+	fmt.Println(scheduler.Run(ctx))
+	// Output: <nil>
+}

@@ -26,6 +26,11 @@ type Stats struct {
 	// returned nil without their confirmation, because of Config.DegradeAfter.
 	PublishErrors, Unconfirmed, Degraded uint64
 
+	// Ticks counts the ticks of periodic tasks that schedulers published, those
+	// included that another one had published before; MissedTicks those that it
+	// was too late for.
+	Ticks, MissedTicks uint64
+
 	// Batches counts the round trips that published, Resent those of them that
 	// were tried again, and LostBatches those that Redis had and has no record
 	// of any more: so many at most held tasks that were lost undone. After a
@@ -79,7 +84,7 @@ type Stats struct {
 
 type counts struct {
 	published, duplicates, publishErrors, unconfirmed stats.Counter
-	degraded                                          stats.Counter
+	degraded, ticks, missedTicks                      stats.Counter
 	batches, resent, lostBatches                      stats.Counter
 	publishTime                                       stats.Histogram
 	running                                           stats.Gauge
@@ -111,6 +116,7 @@ func (c *Client) Stats() Stats {
 		Conn:      c.conn.Stats(),
 		Published: n.published.Load(), Duplicates: n.duplicates.Load(),
 		PublishErrors: n.publishErrors.Load(), Unconfirmed: n.unconfirmed.Load(), Degraded: n.degraded.Load(),
+		Ticks: n.ticks.Load(), MissedTicks: n.missedTicks.Load(),
 		Batches: n.batches.Load(), Resent: n.resent.Load(), LostBatches: n.lostBatches.Load(),
 		PublishTime: n.publishTime.Snapshot(),
 		Running:     n.running.Load(), Started: n.started.Load(),

@@ -19,6 +19,11 @@ var queues = newTable(nil,
 	counter("redisha_broker_degraded_total",
 		"Publishes that returned without their confirmation, because of Config.DegradeAfter.",
 		func(s *broker.Stats) uint64 { return s.Degraded }),
+	counters("redisha_broker_ticks_total",
+		"Ticks of periodic tasks, published (by this process or another one before it) or missed.",
+		by("outcome"), func(s *broker.Stats) []sample {
+			return []sample{count(s.Ticks, "published"), count(s.MissedTicks, "missed")}
+		}),
 	histogram("redisha_broker_publish_duration_seconds",
 		"Seconds that publishes took, failed ones included.",
 		func(s *broker.Stats) stats.HistogramSnapshot { return s.PublishTime }),

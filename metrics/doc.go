@@ -149,6 +149,7 @@
 //	redisha_broker_duplicates_total          counter
 //	redisha_broker_unconfirmed_total         counter
 //	redisha_broker_degraded_total            counter
+//	redisha_broker_ticks_total               counter    outcome
 //	redisha_broker_publish_duration_seconds  histogram
 //	redisha_broker_batches_total             counter
 //	redisha_broker_resent_batches_total      counter
