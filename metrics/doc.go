@@ -7,7 +7,8 @@
 // Counters start at 0 with the client and are there from the first scrape, so
 // that increase() sees the first event. Times are in seconds, in buckets that
 // double from 64 µs to 16.8 s. Labels take few values, which do not depend on
-// what is stored: no keys, IDs, addresses or names of queues and tasks.
+// what is stored: no keys, IDs, addresses or names of tasks; names of queues only
+// where [Queues] is asked for.
 //
 // An application with several [redisha.Clients] gives each a label of its own:
 //
@@ -166,6 +167,20 @@
 //	redisha_broker_reaped_tasks_total        counter
 //	redisha_broker_due_tasks_total           counter
 //	redisha_broker_errors_total              counter    operation
+//
+// # Queues
+//
+// What waits in Redis, of all processes together, is known to none of them: it is
+// collected by [Queues], which looks at intervals and not when it is scraped.
+//
+//	redisha_queue_tasks                      gauge      queue, state
+//	redisha_queue_waiting_seconds            gauge      queue
+//	redisha_queue_overdue_seconds            gauge      queue
+//	redisha_queue_paused                     gauge      queue
+//	redisha_queue_consumers                  gauge      queue, state
+//	redisha_queue_events_total               counter    event, queue
+//	redisha_queues_looks_total               counter
+//	redisha_queues_failed_looks_total        counter
 //
 // # Results
 //
