@@ -152,6 +152,15 @@ type ViewConfig struct {
 	// What was written with another setting of Plain is a miss.
 	Plain bool
 
+	// Tags lets entries have tags, by which [View.InvalidateTags] ends all that have
+	// one, and makes [View.Clear] a single command. For that each read asks the
+	// primary for the view's generation as well, in the same round trip, and for
+	// those of the entry's tags: in the same one if it had these tags before, else in
+	// a second one. Each write asks for them in a round trip of its own. All views of
+	// one name must agree on it: what was written with another setting is a miss. It
+	// must not be set for a plain view.
+	Tags bool
+
 	// MaxValueBytes is the greatest length of a value, as the codec makes it.
 	// Set refuses a longer one; Fetch returns it without storing it. A longer
 	// one in Redis is a miss. Defaults to 1 MiB; at most 512 MiB, Redis' limit.
@@ -221,6 +230,9 @@ func (c ViewConfig) validate(name string) error {
 	case c.TTL > maxTTL || c.StaleFor > maxTTL-c.TTL:
 		bad("TTL and StaleFor are %s together, want at most %s", c.TTL+c.StaleFor, maxTTL)
 	}
+	if c.Tags && c.Plain {
+		bad("Tags and Plain are set: plain values have no header in which their tags could stand; leave one of them out")
+	}
 	if c.SoftLoadTimeout < 0 {
 		bad("SoftLoadTimeout is %s, want more than 0, or 0 for none", c.SoftLoadTimeout)
 	}
@@ -237,6 +249,7 @@ func (c ViewConfig) validate(name string) error {
 type SetOption struct {
 	ttl    time.Duration
 	hasTTL bool
+	tags   []string
 }
 
 // TTL stores the value for d, less up to a tenth, instead of ViewConfig.TTL. It

@@ -28,6 +28,10 @@
 // of them at once. Get, Set and Delete return the error then, which is neither
 // [ErrMiss] nor [ErrNotFound].
 //
+// The same for tags: once [View.InvalidateTags] or [View.Clear] has returned nil,
+// nobody who comes later gets what was loaded before, whatever is being loaded
+// meanwhile.
+//
 // Nothing that is wrong is returned: bytes that are unknown, cut off, too long
 // or do not decode are a miss and are counted in [Stats].
 //

@@ -44,6 +44,7 @@ const (
 	flagPlain = 1
 
 	refreshUntilAt = 12
+	generationAt   = 40
 	headerSize     = 56
 	tagSize        = 16
 

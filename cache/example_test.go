@@ -209,6 +209,46 @@ func ExampleViewConfig_stale() {
 	// Output: {42 Ada} <nil>
 }
 
+func ExampleView_InvalidateTags() {
+	client, _, closeAll := connect()
+	defer closeAll()
+	ctx := context.Background()
+	pages := cache.NewView[string, string](client, "page", cache.ViewConfig{Codec: cache.Raw, Tags: true})
+
+	render := func(_ context.Context, path string) (cache.Entry[string], error) {
+		return cache.Entry[string]{Value: "<h1>Ada</h1>", Tags: []string{"user 42"}}, nil
+	}
+	for _, path := range []string{"/", "/users", "/users/42"} {
+		_, _ = pages.FetchEntry(ctx, path, render)
+	}
+	_ = pages.Set(ctx, "/about", "<h1>About</h1>", cache.Tags("static"))
+
+	// The user has changed: from here on nobody gets a page that shows the old one.
+	fmt.Println(pages.InvalidateTags(ctx, "user 42"))
+	_, err := pages.Get(ctx, "/users/42")
+	fmt.Println(err)
+	fmt.Println(pages.Get(ctx, "/about"))
+	// Output:
+	// <nil>
+	// cache: miss
+	// <h1>About</h1> <nil>
+}
+
+func ExampleView_Clear() {
+	client, _, closeAll := connect()
+	defer closeAll()
+	ctx := context.Background()
+	users := cache.NewView[int64, User](client, "user", cache.ViewConfig{})
+	_ = users.SetMany(ctx, map[int64]User{42: {ID: 42, Name: "Ada"}, 43: {ID: 43, Name: "Grace"}})
+
+	fmt.Println(users.Clear(ctx))
+	_, err := users.Get(ctx, 42)
+	fmt.Println(err)
+	// Output:
+	// <nil>
+	// cache: miss
+}
+
 func ExampleView_GetInto() {
 	client, _, closeAll := connect()
 	defer closeAll()

@@ -101,7 +101,7 @@ func (f *fetching[K, V]) read(due []*wanted[K, V]) {
 	for i, w := range due {
 		redisKeys[i] = w.redisKey
 	}
-	reads := v.c.readMany(f.ctx, v.prefix, redisKeys)
+	reads, known := v.readMany(f.ctx, redisKeys)
 	took, answered := time.Since(start), false
 	for i, w := range due {
 		if err := reads[i].Err; err != nil {
@@ -109,7 +109,10 @@ func (f *fetching[K, V]) read(due []*wanted[K, V]) {
 			continue
 		}
 		answered = true
-		w.found = v.judge(f.ctx, w.redisKey, reads[i].Value, &w.value, nil)
+		w.found = v.judge(f.ctx, w.redisKey, reads[i].Value, &w.value, nil, known)
+		if w.found.state == unread {
+			w.found = v.recall(f.ctx, w.redisKey, &w.value, nil, v.c.unread(f.ctx, w.found.err, took))
+		}
 		v.keep(&w.visit, w.key, w.found.state, &w.value)
 	}
 	if answered {

@@ -93,6 +93,13 @@ func (t *table[K, V]) close(key K, f *flight[V]) {
 	}
 }
 
+// forgetAll lets no more callers join any flight.
+func (t *table[K, V]) forgetAll() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.open)
+}
+
 // forget lets no more callers join the flight of key, whichever it is.
 func (t *table[K, V]) forget(key K) {
 	t.mu.Lock()

@@ -53,31 +53,35 @@ func shaOf(b []byte) string {
 func (v *View[K, V]) leaseTTL() time.Duration { return v.cfg.LoadTimeout + v.c.leaseSlack() }
 
 // acquire takes the load lease on key for ttl, also if the key holds the bytes
-// whose SHA-1 is dead. If it could not, held is what the key holds.
-func (c *Client) acquire(ctx context.Context, key string, lease []byte, ttl time.Duration, dead string) (held []byte, ok bool, err error) {
+// whose SHA-1 is dead. It returns the server's time in µs, or 0 and what the key
+// holds.
+func (c *Client) acquire(ctx context.Context, key string, lease []byte, ttl time.Duration, dead string) (held []byte, began uint64, err error) {
 	ctx, cancel := c.withReadTimeout(ctx)
 	defer cancel()
 	reply, err := c.run(ctx, acquireScript, key, lease, millis(ttl), dead).Result()
 	if err != nil {
-		return nil, false, err
+		return nil, 0, err
 	}
 	switch reply := reply.(type) {
 	case int64:
-		return nil, true, nil
+		return nil, uint64(max(reply, 1)), nil
 	case string:
-		return []byte(reply), false, nil
+		return []byte(reply), 0, nil
 	default:
-		return nil, false, fmt.Errorf("the script that takes a load lease returned %T, want an integer or a string", reply)
+		return nil, 0, fmt.Errorf("the script that takes a load lease returned %T, want an integer or a string", reply)
 	}
 }
 
 // refresh makes the caller the one who refreshes the stale value with the header h,
-// for ttl.
-func (c *Client) refresh(ctx context.Context, key string, lease []byte, h *header, ttl time.Duration) (won bool, err error) {
+// for ttl, and returns the server's time in µs; 0 if another one is.
+func (c *Client) refresh(ctx context.Context, key string, lease []byte, h *header, ttl time.Duration) (began uint64, err error) {
 	ctx, cancel := c.withReadTimeout(ctx)
 	defer cancel()
-	n, err := c.run(ctx, refreshScript, key, lease, appendHeader(nil, kindValue, *h)[:refreshUntilAt], millis(ttl)).Int()
-	return n == 1, err
+	n, err := c.run(ctx, refreshScript, key, lease, appendHeader(nil, kindValue, *h)[:refreshUntilAt], millis(ttl)).Uint64()
+	if n <= 2 {
+		n = 0
+	}
+	return n, err
 }
 
 // fill stores value for ttl, in ms, if key still holds lease, or the stale value

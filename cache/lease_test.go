@@ -28,37 +28,37 @@ func TestAcquireTakesWhatIsMissingMineOrDead(t *testing.T) {
 		mine, other := newLease(), newLease()
 		require.NotEqual(t, mine, other)
 
-		_, taken, err := c.acquire(ctx, "k", mine, time.Minute, "")
+		_, began, err := c.acquire(ctx, "k", mine, time.Minute, "")
 		require.NoError(t, err)
-		require.True(t, taken, "the key was missing")
+		require.Positive(t, began, "the key was missing")
 		require.Equal(t, string(mine), stored(t, rdb, "k", time.Minute))
 
-		_, taken, err = c.acquire(ctx, "k", mine, time.Hour, "")
+		_, began, err = c.acquire(ctx, "k", mine, time.Hour, "")
 		require.NoError(t, err)
-		require.True(t, taken, "an echo of my own")
+		require.Positive(t, began, "an echo of my own")
 
-		held, taken, err := c.acquire(ctx, "k", other, time.Minute, "")
+		held, began, err := c.acquire(ctx, "k", other, time.Minute, "")
 		require.NoError(t, err)
-		require.False(t, taken)
+		require.Zero(t, began)
 		require.Equal(t, mine, held)
 
 		// Any bytes come back as they are, and are replaced only if they are
 		// the ones that were judged.
 		junk := "\xc1\x7f\x00\r\n junk"
 		require.NoError(t, rdb.Set(ctx, "k", junk, time.Minute).Err())
-		held, taken, err = c.acquire(ctx, "k", other, time.Minute, shaOf([]byte("what was there before")))
+		held, began, err = c.acquire(ctx, "k", other, time.Minute, shaOf([]byte("what was there before")))
 		require.NoError(t, err)
-		require.False(t, taken)
+		require.Zero(t, began)
 		require.Equal(t, junk, string(held))
-		_, taken, err = c.acquire(ctx, "k", other, time.Minute, shaOf([]byte(junk)))
+		_, began, err = c.acquire(ctx, "k", other, time.Minute, shaOf([]byte(junk)))
 		require.NoError(t, err)
-		require.True(t, taken)
+		require.Positive(t, began)
 		require.Equal(t, string(other), stored(t, rdb, "k", time.Minute))
 
 		require.NoError(t, rdb.Set(ctx, "k", "", time.Minute).Err())
-		held, taken, err = c.acquire(ctx, "k", mine, time.Minute, "")
+		held, began, err = c.acquire(ctx, "k", mine, time.Minute, "")
 		require.NoError(t, err)
-		require.False(t, taken)
+		require.Zero(t, began)
 		require.Empty(t, held)
 		require.NotNil(t, held, "empty is not missing")
 

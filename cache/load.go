@@ -14,6 +14,7 @@ type outcome[V any] struct {
 	value  V
 	body   []byte // the codec's bytes of value
 	stored []byte // what to store; nil: nothing
+	tags   []tag  // of it
 	px     int64  // TTL of it, ms
 	fresh  int64  // how long it is not stale, ms
 	err    error
@@ -82,11 +83,15 @@ func (s *search[K, V]) runLoad(ctx context.Context, start time.Time, done chan<-
 
 // outcomeOf makes ready what the loader returned after took.
 func (v *View[K, V]) outcomeOf(ctx context.Context, redisKey string, e Entry[V], err error, took time.Duration) outcome[V] {
+	tags, wrong := v.tagsOf(e.Tags)
+	if wrong != nil && (err == nil || errors.Is(err, ErrNotFound)) {
+		return outcome[V]{err: wrong}
+	}
 	switch {
 	case errors.Is(err, ErrNotFound):
-		out := outcome[V]{err: ErrNotFound}
+		out := outcome[V]{err: ErrNotFound, tags: tags}
 		if ttl := cmp.Or(e.TTL, v.cfg.AbsentTTL); ttl >= 0 {
-			out.stored = appendHeader(nil, kindAbsence, header{stored: unixMilli(time.Now()), loadTime: loadMillis(took)})
+			out.stored = appendHeader(nil, kindAbsence, header{stored: unixMilli(time.Now()), loadTime: loadMillis(took), tags: tags})
 			out.px = jitter(min(ttl, maxTTL))
 			out.fresh = out.px
 		}
@@ -96,6 +101,7 @@ func (v *View[K, V]) outcomeOf(ctx context.Context, redisKey string, e Entry[V],
 	}
 	ttl := cmp.Or(e.TTL, v.cfg.TTL)
 	h, px := v.header(max(ttl, 0), took)
+	h.tags = tags
 	body, stored, err := v.encode(&e.Value, h)
 	if tooLarge := (*tooLargeError)(nil); errors.As(err, &tooLarge) {
 		v.c.warn(ctx, &v.c.warnedSize, "loaded value not stored", redisKey, err)
@@ -107,7 +113,7 @@ func (v *View[K, V]) outcomeOf(ctx context.Context, redisKey string, e Entry[V],
 	if ttl < 0 {
 		stored = nil
 	}
-	return outcome[V]{value: e.Value, body: body, stored: stored, px: px, fresh: px - v.cfg.StaleFor.Milliseconds()}
+	return outcome[V]{value: e.Value, body: body, stored: stored, tags: tags, px: px, fresh: px - v.cfg.StaleFor.Milliseconds()}
 }
 
 var errGoexit = errors.New("the load ended its goroutine (runtime.Goexit)")

@@ -17,6 +17,10 @@ type Entry[V any] struct {
 	// Negative: it is not stored.
 	TTL time.Duration
 
+	// Tags are what [View.InvalidateTags] ends the value by, or the absence. The view
+	// must have ViewConfig.Tags. They are not stored by name, and so not returned.
+	Tags []string
+
 	// Source is where the value came from.
 	Source Source
 
@@ -52,9 +56,9 @@ func (s Source) String() string {
 	}
 }
 
-// FetchEntry is Fetch for a loader that says how long its value is to be kept, and
-// tells where the value came from. Beside ErrNotFound, the loader's TTL is that of
-// the absence.
+// FetchEntry is Fetch for a loader that says how long its value is to be kept, and its
+// tags, and tells where the value came from. Beside ErrNotFound, the loader's TTL and tags are
+// those of the absence.
 func (v *View[K, V]) FetchEntry(ctx context.Context, key K, load func(context.Context, K) (Entry[V], error)) (Entry[V], error) {
 	if load == nil {
 		return v.fetch(ctx, key, nil)

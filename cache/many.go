@@ -46,7 +46,7 @@ func (v *View[K, V]) GetMany(ctx context.Context, keys []K) []Result[V] {
 		return results
 	}
 	start := time.Now()
-	reads := v.c.readMany(ctx, v.prefix, redisKeys)
+	reads, known := v.readMany(ctx, redisKeys)
 	took := time.Since(start)
 	answered := false
 	for n, i := range due {
@@ -57,7 +57,10 @@ func (v *View[K, V]) GetMany(ctx context.Context, keys []K) []Result[V] {
 			continue
 		}
 		answered = true
-		f := v.judge(ctx, redisKey, reads[n].Value, &result.Value, nil)
+		f := v.judge(ctx, redisKey, reads[n].Value, &result.Value, nil, known)
+		if f.state == unread {
+			f = v.recall(ctx, redisKey, &result.Value, nil, v.c.unread(ctx, f.err, took))
+		}
 		v.keep(&visits[i], keys[i], f.state, &result.Value)
 		if f.state == stale {
 			var zero V
@@ -74,8 +77,12 @@ func (v *View[K, V]) GetMany(ctx context.Context, keys []K) []Result[V] {
 // readMany reads several keys of the view with that prefix, but for those whose
 // Delete is owed.
 func (c *Client) readMany(ctx context.Context, prefix string, keys []string) []coalesce.Result {
+	return c.readManyBy(ctx, prefix, keys, c.readAll)
+}
+
+func (c *Client) readManyBy(ctx context.Context, prefix string, keys []string, read func(context.Context, []string) []coalesce.Result) []coalesce.Result {
 	if c.owed.n.Load() == 0 {
-		return c.readAll(ctx, keys)
+		return read(ctx, keys)
 	}
 	results := make([]coalesce.Result, len(keys))
 	asked := make([]string, 0, len(keys))
@@ -84,7 +91,7 @@ func (c *Client) readMany(ctx context.Context, prefix string, keys []string) []c
 			asked = append(asked, key)
 		}
 	}
-	answers := c.readAll(ctx, asked)
+	answers := read(ctx, asked)
 	for i := range results {
 		if results[i].Err == nil {
 			results[i], answers = answers[0], answers[1:]
@@ -141,9 +148,16 @@ func (v *View[K, V]) SetMany(ctx context.Context, values map[K]V, opts ...SetOpt
 		return err
 	}
 	start := time.Now()
-	ttl, err := v.ttl(opts)
+	ttl, tags, err := v.options(opts)
 	if err != nil {
 		return fmt.Errorf("cache: set: %w", err)
+	}
+	var g generations
+	if v.cfg.Tags {
+		if g, _, err = v.current(ctx, tags, millis(ttl)+v.cfg.StaleFor.Milliseconds(), 0); err != nil {
+			v.c.countError(ctx)
+			return fmt.Errorf("cache: set: %w", whoseEnd(ctx, err))
+		}
 	}
 	failures := &KeysError[K]{op: "set", of: len(values)}
 	var due []write[K, V]
@@ -151,6 +165,7 @@ func (v *View[K, V]) SetMany(ctx context.Context, values map[K]V, opts ...SetOpt
 	for key, value := range values {
 		redisKey := joinKey(v.prefix, key)
 		h, px := v.header(ttl, 0)
+		h.generation, h.tags = g.view, g.tags
 		_, stored, err := v.encode(&value, h)
 		if err != nil {
 			failures.add(key, v.c.subject(redisKey), err)

@@ -122,9 +122,20 @@ func (v *View[K, V]) changed(ctx context.Context, key K, redisKey string, change
 	}
 }
 
+// clearNear removes the values of the view from the local tiers.
+func (v *View[K, V]) clearNear(ctx context.Context) {
+	if s, _ := ctx.Value(scopeKey{v.c}).(*scope); s != nil {
+		for _, known := range s.list() {
+			if known.space == v.space {
+				known.snapshot.clear()
+			}
+		}
+	}
+}
+
 func (v *View[K, V]) changeIn(s *snapshot[K, V], key K, redisKey string) uint64 {
 	for _, other := range s.scope.list() {
-		if other.space == v.space && other.snapshot != interface{ forget(string) }(s) {
+		if other.space == v.space && other.snapshot != any(s) {
 			other.snapshot.forget(redisKey[len(v.prefix):])
 		}
 	}

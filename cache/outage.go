@@ -119,6 +119,20 @@ func (o *outage) answered(key string) {
 		o.spoil(key)
 		return
 	}
+	o.spoilAll()
+}
+
+// clear is forget for all keys.
+func (o *outage) clear() {
+	if o.n.Load() == 0 {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.spoilAll()
+}
+
+func (o *outage) spoilAll() {
 	for key := range o.kept {
 		o.drop(key)
 	}

@@ -75,16 +75,16 @@ func (s *search[K, V]) renew(f found) result[V] {
 		return result[V]{err: errNotRefreshed}
 	}
 	s.lease = newLease()
-	s.refreshes = true
+	s.refreshes, s.head = true, &f.head
 	v.flights.step(s.flight)
-	won, err := v.c.refresh(s.ctx, s.redisKey, s.lease, &f.head, v.leaseTTL())
+	began, err := v.c.refresh(s.ctx, s.redisKey, s.lease, &f.head, v.leaseTTL())
 	switch {
 	case err != nil:
 		v.c.countError(s.ctx)
 		s.giveBack()
-	case won:
+	case began > 0:
 		v.c.stats.refreshes.Inc()
-		return s.loadLeased()
+		return s.loadLeased(began)
 	}
 	return result[V]{err: errNotRefreshed}
 }

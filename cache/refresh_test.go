@@ -305,7 +305,7 @@ func TestRefreshHasOneWinnerAndKeepsTheTTL(t *testing.T) {
 
 		won, err := c.refresh(ctx, "k", mine, &h, 10*time.Second)
 		require.NoError(t, err)
-		require.True(t, won)
+		require.Positive(t, won)
 		e, err := parseEntry([]byte(stored(t, rdb, "k", time.Minute)))
 		require.NoError(t, err)
 		require.Greater(t, rdb.PTTL(ctx, "k").Val(), 30*time.Second)
@@ -316,10 +316,10 @@ func TestRefreshHasOneWinnerAndKeepsTheTTL(t *testing.T) {
 
 		won, err = c.refresh(ctx, "k", mine, &h, 10*time.Second)
 		require.NoError(t, err)
-		require.True(t, won, "an echo of my own")
+		require.Positive(t, won, "an echo of my own")
 		won, err = c.refresh(ctx, "k", other, &h, 10*time.Second)
 		require.NoError(t, err)
-		require.False(t, won, "there is one winner")
+		require.Zero(t, won, "there is one winner")
 
 		released, err := c.release(ctx, "k", other, 0)
 		require.NoError(t, err)
@@ -336,12 +336,12 @@ func TestRefreshHasOneWinnerAndKeepsTheTTL(t *testing.T) {
 		require.InDelta(t, time.Now().Add(refreshPause).UnixMilli(), int64(e.header.refreshUntil), 60_000)
 		won, err = c.refresh(ctx, "k", other, &h, time.Second)
 		require.NoError(t, err)
-		require.False(t, won, "for now nobody")
+		require.Zero(t, won, "for now nobody")
 
 		require.NoError(t, rdb.Set(ctx, "k", appendEntry(nil, old), time.Minute).Err())
 		won, err = c.refresh(ctx, "k", mine, &h, time.Second)
 		require.NoError(t, err)
-		require.True(t, won)
+		require.Positive(t, won)
 		released, err = c.release(ctx, "k", mine, 0)
 		require.NoError(t, err)
 		require.True(t, released)
@@ -349,7 +349,7 @@ func TestRefreshHasOneWinnerAndKeepsTheTTL(t *testing.T) {
 
 		won, err = c.refresh(ctx, "k", mine, &h, time.Second)
 		require.NoError(t, err)
-		require.True(t, won)
+		require.Positive(t, won)
 		filled, err = c.fill(ctx, "k", mine, []byte("new"), 1000)
 		require.NoError(t, err)
 		require.True(t, filled)
@@ -358,7 +358,7 @@ func TestRefreshHasOneWinnerAndKeepsTheTTL(t *testing.T) {
 		require.NoError(t, rdb.Set(ctx, "k", appendEntry(nil, old), time.Minute).Err())
 		won, err = c.refresh(ctx, "k", mine, &h, time.Second)
 		require.NoError(t, err)
-		require.True(t, won)
+		require.Positive(t, won)
 		released, err = c.release(ctx, "k", mine, -1)
 		require.NoError(t, err)
 		require.True(t, released)
@@ -375,7 +375,7 @@ func TestRefreshHasOneWinnerAndKeepsTheTTL(t *testing.T) {
 			}
 			won, err = c.refresh(ctx, "k", mine, &h, time.Second)
 			require.NoError(t, err)
-			require.False(t, won, name)
+			require.Zero(t, won, name)
 			require.Equal(t, string(b), rdb.Get(ctx, "k").Val(), name)
 		}
 		require.NoError(t, rdb.LPush(ctx, "list", "x").Err())

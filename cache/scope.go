@@ -50,7 +50,10 @@ type scope struct {
 
 type scoped struct {
 	space    *keyspace
-	snapshot interface{ forget(text string) }
+	snapshot interface {
+		forget(text string)
+		clear()
+	}
 }
 
 func (s *scope) list() []scoped {
@@ -142,6 +145,14 @@ func (s *snapshot[K, V]) change(key K) uint64 {
 	s.written[key]++
 	delete(s.values, key)
 	return s.changes(key)
+}
+
+// clear removes all keys.
+func (s *snapshot[K, V]) clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.clears++
+	clear(s.values)
 }
 
 // forget removes the key of that text, which a view of another type has written.

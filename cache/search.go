@@ -18,8 +18,9 @@ type search[K Key, V any] struct {
 	ctx       context.Context // of the flight: it outlives the callers
 	seat      *seat[K, V]     // nil: the loader serves no other search
 	lease     []byte
-	refreshes bool // the lease stands in the header of a stale value
-	keeps     bool // what is loaded past Redis, which could not be read
+	refreshes bool    // the lease stands in the header of a stale value,
+	head      *header // which is this one
+	keeps     bool    // what is loaded past Redis, which could not be read
 }
 
 // fly starts the goroutine of a flight, which is to find a result, and calls after
@@ -91,14 +92,14 @@ func (s *search[K, V]) find(first found) result[V] {
 	for {
 		var (
 			step  = v.flights.step(s.flight)
-			taken bool
+			began uint64
 			held  []byte
 			err   error
 		)
 		if pause > 0 {
 			held, err = v.c.poll(s.ctx, s.redisKey)
 		} else {
-			held, taken, err = v.c.acquire(s.ctx, s.redisKey, s.lease, ttl, sha)
+			held, began, err = v.c.acquire(s.ctx, s.redisKey, s.lease, ttl, sha)
 		}
 		switch {
 		case err != nil:
@@ -107,16 +108,18 @@ func (s *search[K, V]) find(first found) result[V] {
 				defer s.giveBack()
 			}
 			return s.loadPast(err)
-		case taken:
+		case began > 0:
 			v.c.stats.leasesTaken.Inc()
-			return s.loadLeased()
+			return s.loadLeased(began)
 		}
 		var value V
-		switch f := v.decode(s.ctx, s.redisKey, held, &value, v.cfg.Codec); f.state {
+		switch f := v.decode(s.ctx, s.redisKey, held, &value, v.cfg.Codec, nil); f.state {
 		case hit, stale:
 			return result[V]{step: step, entry: entryOf(value, f), body: f.body, stored: f.state == hit}
 		case absent:
 			return result[V]{step: step, err: ErrNotFound, stored: true}
+		case unread:
+			return s.loadPast(f.err)
 		case refused:
 			return result[V]{step: step, err: f.err}
 		case buried:
@@ -145,14 +148,18 @@ func (s *search[K, V]) find(first found) result[V] {
 }
 
 // loadLeased loads under the lease and stores the value, if nobody has deleted
-// or set the key since.
-func (s *search[K, V]) loadLeased() result[V] {
+// or set the key since. began is the server's time in µs when the lease was taken.
+func (s *search[K, V]) loadLeased(began uint64) result[V] {
 	v, n := s.view, &s.view.c.stats
 	step := v.flights.step(s.flight)
 	out := s.call(func() {})
 	// From here on nobody joins: who comes after a Delete that FILL does not
 	// see must not get what was loaded before it.
 	v.flights.close(s.key, s.flight)
+	valid := true
+	if v.cfg.Tags && out.isAnswer() {
+		valid = s.stamp(&out, began)
+	}
 	held, err := s.settle(&out)
 	switch {
 	case err != nil:
@@ -162,10 +169,57 @@ func (s *search[K, V]) loadLeased() result[V] {
 	case !held && out.stored != nil:
 		n.fillsRefused.Inc()
 	}
-	if held || !out.isAnswer() {
+	if valid && held || !out.isAnswer() {
 		step = anyStep
 	}
 	return result[V]{step: step, entry: Entry[V]{Value: out.value}, body: out.body, err: out.err, stored: held && out.stored != nil}
+}
+
+// stamp writes the generations which the outcome of a load names into what is to be
+// stored. If one of them was raised meanwhile, the outcome may be from before: then it
+// is replaced by that of another load, once. It reports whether nobody who has joined
+// came after a Clear or an InvalidateTags that the load could not know; else, and if
+// the second load is outdated too, there is nothing to store.
+func (s *search[K, V]) stamp(out *outcome[V], began uint64) (valid bool) {
+	v := s.view
+	for {
+		g, outdated, err := v.current(s.ctx, out.tags, out.px, began)
+		switch {
+		case err != nil:
+			v.c.countError(s.ctx)
+			v.c.warn(s.ctx, &v.c.warnedFill, "loaded value not stored", s.redisKey, err)
+		case !outdated && out.stored != nil:
+			g.stamp(out.stored)
+			return true
+		case !outdated:
+			return true
+		default:
+			v.c.stats.loadsOutdated.Inc()
+			if !valid {
+				if began = s.begin(); began > 0 {
+					valid = true // nobody joins any more
+					if *out = s.call(func() {}); out.isAnswer() {
+						continue
+					}
+					return true
+				}
+			}
+		}
+		out.stored = nil
+		return valid
+	}
+}
+
+// begin returns the server's time in µs if the search still holds its lease, which
+// then lives as long again; else 0.
+func (s *search[K, V]) begin() uint64 {
+	v := s.view
+	if s.refreshes {
+		began, _ := v.c.refresh(s.ctx, s.redisKey, s.lease, s.head, v.leaseTTL())
+		return began
+	}
+	_, began, _ := v.c.acquire(s.ctx, s.redisKey, s.lease, v.leaseTTL(), "")
+	return began
 }
 
 // settle puts what a load under the lease came to into the place of the lease, and

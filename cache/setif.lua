@@ -8,8 +8,9 @@
 -- ARGV[1] value, as it shall be stored
 -- ARGV[2] TTL of the value, ms
 -- ARGV[3] 1: if a value is there; 0: if none is, and no tombstone
--- ARGV[4] 1: the view is plain; 0: values have a header
+-- ARGV[4] 1: the view is plain; 0: values have a header; 2: they name generations, too
 -- ARGV[5] the caller's Unix time, ms
+-- ARGV[6] SHA-1 in hex of a value that is over by its generations, or ""
 local function isValue(held)
   if not held then
     return false
@@ -19,11 +20,14 @@ local function isValue(held)
   if mark ~= 0xC1 or kind == 0x10 then -- bare, or a frame
     return plain
   end
-  if plain or kind ~= 0x11 or flags ~= 0 or tags ~= 0 then
+  if plain or kind ~= 0x11 or flags ~= 0 or ARGV[4] == "0" and tags ~= 0 then
+    return false
+  end
+  if ARGV[6] ~= "" and redis.sha1hex(held) == ARGV[6] then
     return false
   end
   for i = 41, 48 do -- the generation; nil where it is cut off
-    if string.byte(held, i) ~= 0 then
+    if ARGV[4] == "2" and string.byte(held, i) ~= string.byte(ARGV[1], i) or ARGV[4] == "0" and string.byte(held, i) ~= 0 then
       return false
     end
   end

@@ -52,6 +52,11 @@ type Stats struct {
 	ErrorsShared     uint64 // reads that found the error of a load which had just failed
 	Expires          uint64 // values that Expire made stale
 
+	TagsInvalidated uint64 // tags that InvalidateTags ended
+	Clears          uint64 // views that Clear cleared
+	GenerationReads uint64 // times that generations of tags were read in a round trip of their own
+	LoadsOutdated   uint64 // loads during which a tag was invalidated, or the view cleared: they are made again, or not stored
+
 	// Fallbacks counts the loads that did without Redis because of an error,
 	// FallbacksRefused those that Config.MaxFallbacks kept from running, and
 	// FallbacksRunning is how many run now, those for a tombstone included.
@@ -76,17 +81,18 @@ type Stats struct {
 
 // counters is where a client counts; see Stats.
 type counters struct {
-	scopeHits                                           stats.Counter
-	hits, absences, stale, misses, errors, decodeErrors stats.Counter
-	refreshes, refreshesRefused, softTimeouts           stats.Counter
-	errorsShared, expires                               stats.Counter
-	sets, deletes, deletesRepeated                      stats.Counter
-	loads, loadErrors, joined                           stats.Counter
-	leasesTaken, leaseWaits, fillsRefused               stats.Counter
-	fallbacks, fallbacksRefused, outageHits             stats.Counter
-	fallbacksRunning                                    stats.Gauge
-	bytesBefore, bytesAfter, tooLarge                   stats.Counter
-	loadTime, getTime, setTime, deleteTime              stats.Histogram
+	scopeHits                                               stats.Counter
+	hits, absences, stale, misses, errors, decodeErrors     stats.Counter
+	refreshes, refreshesRefused, softTimeouts               stats.Counter
+	tagsInvalidated, clears, generationReads, loadsOutdated stats.Counter
+	errorsShared, expires                                   stats.Counter
+	sets, deletes, deletesRepeated                          stats.Counter
+	loads, loadErrors, joined                               stats.Counter
+	leasesTaken, leaseWaits, fillsRefused                   stats.Counter
+	fallbacks, fallbacksRefused, outageHits                 stats.Counter
+	fallbacksRunning                                        stats.Gauge
+	bytesBefore, bytesAfter, tooLarge                       stats.Counter
+	loadTime, getTime, setTime, deleteTime                  stats.Histogram
 }
 
 // Stats returns what the client did.
@@ -125,6 +131,10 @@ func (c *Client) Stats() Stats {
 		SoftTimeouts:     n.softTimeouts.Load(),
 		ErrorsShared:     n.errorsShared.Load(),
 		Expires:          n.expires.Load(),
+		TagsInvalidated:  n.tagsInvalidated.Load(),
+		Clears:           n.clears.Load(),
+		GenerationReads:  n.generationReads.Load(),
+		LoadsOutdated:    n.loadsOutdated.Load(),
 		Fallbacks:        n.fallbacks.Load(),
 		FallbacksRefused: n.fallbacksRefused.Load(),
 		FallbacksRunning: n.fallbacksRunning.Load(),

@@ -68,12 +68,9 @@ func (v *View[K, V]) interpret(stored []byte) found {
 	case kindError:
 		return found{state: refused, err: &loadFailure{string(e.body)}}
 	}
-	if e.header.generation != 0 || len(e.header.tags) > 0 {
-		return found{state: dead}
-	}
 	switch old := e.header.outlived(time.Now()); {
 	case e.kind == kindAbsence && old:
-		return found{state: dead}
+		return found{state: dead, head: e.header}
 	case e.kind == kindAbsence:
 		return found{state: absent, head: e.header}
 	case v.cfg.Plain != (e.header.flags&flagPlain != 0):
@@ -100,11 +97,20 @@ func (v *View[K, V]) unpack(stored []byte) found {
 }
 
 // decode says what stored is, and sets value if it is a hit or stale; else value
-// is zero.
-// The codec is v's, or one that may keep what it decodes. Nothing of the result
-// but the body is a view of stored.
-func (v *View[K, V]) decode(ctx context.Context, redisKey string, stored []byte, value *V, codec Codec) found {
+// is zero. The codec is v's, or one that may keep what it decodes. Nothing of the
+// result but the body is a view of stored. known is what stands wants.
+func (v *View[K, V]) decode(ctx context.Context, redisKey string, stored []byte, value *V, codec Codec, known *generations) found {
 	f := v.interpret(stored)
+	if f.state == hit || f.state == stale || f.state == absent {
+		if v.cfg.Tags || f.head.generation != 0 || len(f.head.tags) > 0 {
+			switch ok, err := v.stands(ctx, &f.head, known); {
+			case err != nil:
+				return found{state: unread, err: err}
+			case !ok:
+				f = found{state: dead, head: f.head}
+			}
+		}
+	}
 	if f.state == hit || f.state == stale {
 		if err := codec.Decode(f.body, value); err != nil {
 			f = found{state: dead, err: err}
@@ -128,13 +134,21 @@ func (v *View[K, V]) read(ctx context.Context, key K, redisKey string, value *V,
 	start := time.Now()
 	err := v.c.owed.check(v.prefix, redisKey)
 	var stored coalesce.Value
-	if err == nil {
+	var known *generations
+	switch {
+	case err != nil:
+	case v.cfg.Tags:
+		stored, known, err = v.readTagged(ctx, redisKey)
+	default:
 		stored, err = v.c.read(ctx, redisKey)
 	}
 	if err != nil {
 		return v.recall(ctx, redisKey, value, codec, v.c.unread(ctx, err, time.Since(start)))
 	}
-	f := v.judge(ctx, redisKey, stored, value, codec)
+	f := v.judge(ctx, redisKey, stored, value, codec, known)
+	if f.state == unread {
+		return v.recall(ctx, redisKey, value, codec, v.c.unread(ctx, f.err, time.Since(start)))
+	}
 	v.keep(visit, key, f.state, value)
 	v.c.stats.getTime.Observe(time.Since(start))
 	return f
@@ -165,8 +179,9 @@ func (v *View[K, V]) recall(ctx context.Context, redisKey string, value *V, code
 }
 
 // judge decodes what was read, releases it, and counts. If codec is nil it is
-// the view's, or one that copies no more than it must.
-func (v *View[K, V]) judge(ctx context.Context, redisKey string, stored coalesce.Value, value *V, codec Codec) found {
+// the view's, or one that copies no more than it must. known is what stands wants; the
+// state is unread only if it had to ask for more.
+func (v *View[K, V]) judge(ctx context.Context, redisKey string, stored coalesce.Value, value *V, codec Codec, known *generations) found {
 	if codec == nil {
 		codec = v.cfg.Codec
 		if !stored.Shared() {
@@ -174,7 +189,7 @@ func (v *View[K, V]) judge(ctx context.Context, redisKey string, stored coalesce
 		}
 	}
 	v.outage.answered(redisKey)
-	f := v.decode(ctx, redisKey, stored.Bytes(), value, codec)
+	f := v.decode(ctx, redisKey, stored.Bytes(), value, codec, known)
 	f.body = nil
 	stored.Release()
 	n := &v.c.stats
@@ -185,6 +200,7 @@ func (v *View[K, V]) judge(ctx context.Context, redisKey string, stored coalesce
 		n.absences.Inc()
 	case stale:
 		n.stale.Inc()
+	case unread:
 	case refused:
 		n.errorsShared.Inc()
 		n.misses.Inc()

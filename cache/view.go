@@ -16,6 +16,7 @@ import (
 type View[K Key, V any] struct {
 	c        *Client
 	err      error  // what is wrong with the definition
+	name     string // with the version: <name>[.<version>]
 	prefix   string // of all keys: <namespace>:cache:<name>[.<version>]:
 	cfg      ViewConfig
 	taking   Codec // cfg.Codec, or one that keeps what it decodes
@@ -25,6 +26,9 @@ type View[K Key, V any] struct {
 	space    *keyspace
 	clone    func(V) V // nil: local tiers share values
 	timedOut error     // the cause of a load's end at its timeout
+
+	generationKey string   // where the view's generation stands, if it has tags
+	guesses       *guesses // which tags entries had; nil without tags
 }
 
 // NewView returns the view of c with that name, which is a part of the keys:
@@ -63,9 +67,14 @@ func (v *View[K, V]) define(name string) error {
 		return err
 	}
 	v.outage = newOutage(v.c)
-	v.prefix = v.c.root + name + ":"
+	v.name = name
 	if v.cfg.Version != "" {
-		v.prefix = v.c.root + name + "." + v.cfg.Version + ":"
+		v.name = name + "." + v.cfg.Version
+	}
+	v.prefix = v.c.root + v.name + ":"
+	v.generationKey = v.c.root + generationMark + v.name
+	if v.cfg.Tags {
+		v.guesses = newGuesses()
 	}
 	v.space = v.c.keyspace(v.prefix)
 	v.timedOut = fmt.Errorf("the load took longer than %s (ViewConfig.LoadTimeout): %w", v.cfg.LoadTimeout, context.DeadlineExceeded)
@@ -150,21 +159,24 @@ func (v *View[K, V]) verdict(op, redisKey string, f found) error {
 	return ErrMiss
 }
 
-// ttl is how long a call with these options stores its value.
-func (v *View[K, V]) ttl(opts []SetOption) (time.Duration, error) {
-	ttl := v.cfg.TTL
+// options are for how long a call with opts stores its value, and its tags.
+func (v *View[K, V]) options(opts []SetOption) (ttl time.Duration, tags []tag, err error) {
+	ttl = v.cfg.TTL
+	var names []string
 	for _, opt := range opts {
 		if opt.hasTTL {
 			ttl = opt.ttl
 		}
+		names = append(names, opt.tags...)
 	}
 	if ttl < time.Millisecond {
-		return 0, fmt.Errorf("TTL is %s, want at least 1ms", ttl)
+		return 0, nil, fmt.Errorf("TTL is %s, want at least 1ms", ttl)
 	}
 	if ttl > maxTTL-v.cfg.StaleFor {
-		return 0, fmt.Errorf("TTL is %s, want at most %s", ttl, maxTTL-v.cfg.StaleFor)
+		return 0, nil, fmt.Errorf("TTL is %s, want at most %s", ttl, maxTTL-v.cfg.StaleFor)
 	}
-	return ttl, nil
+	tags, err = v.tagsOf(names)
+	return ttl, tags, err
 }
 
 // whoseEnd returns why the caller's context was over, which surfaces as an i/o

@@ -45,12 +45,28 @@ var (
 )
 
 func (v *View[K, V]) writeIf(ctx context.Context, op string, there int, key K, value V, opts []SetOption) (bool, error) {
-	plain := 0
-	if v.cfg.Plain {
-		plain = 1
+	kind := 0
+	switch {
+	case v.cfg.Plain:
+		kind = 1
+	case v.cfg.Tags:
+		kind = 2
 	}
 	return v.store(ctx, op, key, value, opts, func(redisKey string, stored []byte, ms int64) (bool, error) {
-		n, err := setIfScript.Run(ctx, v.c.rdb, []string{redisKey}, stored, ms, there, plain, time.Now().UnixMilli()).Int()
+		dead := ""
+		if v.cfg.Tags { // whose generations a script cannot read
+			held, err := v.c.poll(ctx, redisKey)
+			if err != nil {
+				return false, err
+			}
+			var was V
+			f := v.decode(ctx, redisKey, held, &was, v.cfg.Codec, nil)
+			if f.state == unread {
+				return false, f.err
+			}
+			dead = f.sha
+		}
+		n, err := setIfScript.Run(ctx, v.c.rdb, []string{redisKey}, stored, ms, there, kind, time.Now().UnixMilli(), dead).Int()
 		return n == 1, err
 	})
 }
@@ -64,11 +80,19 @@ func (v *View[K, V]) store(ctx context.Context, op string, key K, value V, opts 
 	}
 	start := time.Now()
 	redisKey := joinKey(v.prefix, key)
-	ttl, err := v.ttl(opts)
+	ttl, tags, err := v.options(opts)
 	if err != nil {
 		return false, v.failed(op, redisKey, err)
 	}
 	h, px := v.header(ttl, 0)
+	if v.cfg.Tags {
+		g, _, err := v.current(ctx, tags, px, 0)
+		if err != nil {
+			v.c.countError(ctx)
+			return false, v.failed(op, redisKey, whoseEnd(ctx, err))
+		}
+		h.generation, h.tags = g.view, g.tags
+	}
 	_, stored, err := v.encode(&value, h)
 	if err != nil {
 		return false, v.failed(op, redisKey, err)
