@@ -16,7 +16,7 @@ const (
 	waitingCount = 100_000
 
 	// drainLimit ends the turn of a side that is not through.
-	drainLimit = 4 * time.Second
+	drainLimit = 3 * time.Second
 )
 
 // drain measures how fast waiting tasks are done.
@@ -31,7 +31,7 @@ func (b *bench) drain(ctx context.Context) error {
 				continue
 			}
 			c := harness.Comparison{
-				Work: work, Quantity: harness.OpsPerSecond, Baseline: asynqs, Slice: drainLimit, Whole: true, Cold: b.Quick,
+				Work: work, Quantity: harness.OpsPerSecond, Baseline: asynqs, Slice: b.slice(drainLimit), Whole: true, Cold: true,
 				Targets: []harness.Target{{Contender: ours, Limit: harness.AtLeast(6, harness.Ratio)}},
 			}
 			for _, s := range sides {
@@ -122,7 +122,7 @@ func (b *bench) flow(ctx context.Context) error {
 	b.Setting("Publish and process at once: %d producers, and a worker of concurrency %d; all tasks that are published within the turn's time, through the time until the last one is handled. While more than %d tasks wait, producers pause.", producers, concurrency, waitingMost)
 	for _, size := range b.sizes() {
 		c := harness.Comparison{
-			Work: fmt.Sprintf("publish and process %d B at once", size), Quantity: harness.OpsPerSecond, Baseline: asynqs, Slice: b.slice(2 * time.Second),
+			Work: fmt.Sprintf("publish and process %d B at once", size), Quantity: harness.OpsPerSecond, Baseline: asynqs, Slice: b.slice(1500 * time.Millisecond),
 			Targets: []harness.Target{{Contender: ours, Limit: harness.AtLeast(5, harness.Ratio)}},
 		}
 		for _, s := range sides {

@@ -16,7 +16,7 @@ func (b *bench) memory(ctx context.Context) error {
 	b.Setting("Memory: `used_memory` with %d waiting tasks, less that of the empty server, with no client but the one that asks.", count)
 	for _, size := range b.sizes() {
 		c := harness.Comparison{
-			Work: fmt.Sprintf("memory of a waiting task, %d B", size), Quantity: waitingBytes, Baseline: asynqs, Whole: true, Cold: b.Quick,
+			Work: fmt.Sprintf("memory of a waiting task, %d B", size), Quantity: waitingBytes, Baseline: asynqs, Whole: true, Cold: true,
 		}
 		if size == sizes[0] {
 			c.Targets = []harness.Target{{Contender: ours, Limit: harness.AtMost(200, harness.Median)}}

@@ -65,10 +65,10 @@ func (b *bench) confirmed(ctx context.Context, work string) error {
 }
 
 func (b *bench) replication(ctx context.Context, work string) error {
-	count := b.count(20_000)
+	count := b.count(10_000)
 	b.Setting("Replication: how far `master_repl_offset` advances while %d tasks are published by 64 producers and then done by a worker of concurrency 64.", count)
 	for _, size := range b.sizes() {
-		c := harness.Comparison{Work: fmt.Sprintf(work, size), Quantity: replicationBytes, Baseline: asynqs, Whole: true, Cold: b.Quick}
+		c := harness.Comparison{Work: fmt.Sprintf(work, size), Quantity: replicationBytes, Baseline: asynqs, Whole: true, Cold: true}
 		for _, s := range sides {
 			c.Contenders = append(c.Contenders, harness.Contender{Name: s.name, Run: func(ctx context.Context, m *harness.B) error {
 				return b.replicate(ctx, s, count, size, m)
