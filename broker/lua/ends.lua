@@ -9,7 +9,8 @@ local function delivered(key)
       info[g[i]] = g[i + 1]
     end
     if info['name'] == 'w' then
-      return info['last-delivered-id']
+      local id = info['last-delivered-id']
+      return string.find(id, '-', 1, true) and id or id .. '-0' -- miniredis says what the group was created with
     end
   end
   return '0-0'
