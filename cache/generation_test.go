@@ -611,3 +611,57 @@ func TestNothingFromBeforeAnInvalidationIsReturned(t *testing.T) {
 		})
 	}
 }
+
+// The same in real time against a real server.
+func TestAHostileInvalidatorCausesNoStaleRead(t *testing.T) {
+	s := redistest.Shared(t)
+	pause := func() { time.Sleep(rand.N(500 * time.Microsecond)) }
+	const clients, readers = 4, 8
+	var rows, floors [clients]atomic.Int64
+	var reads, hits atomic.Int64
+	stop := time.Now().Add(time.Second)
+	var wg sync.WaitGroup
+	for n := range clients {
+		v := NewView[int, int64](newClient(t, open(t, s.Options()), Config{}), "v", tagged)
+		for range readers {
+			wg.Go(func() {
+				for time.Now().Before(stop) {
+					key := rand.IntN(clients)
+					floor := floors[key].Load()
+					e, err := v.FetchEntry(t.Context(), key, func(_ context.Context, key int) (Entry[int64], error) {
+						pause()
+						row := rows[key].Load()
+						pause()
+						return Entry[int64]{Value: row, Tags: []string{fmt.Sprint(key)}}, nil
+					})
+					if err != nil || e.Value < floor {
+						t.Errorf("key %d: got %d, %v after %d was announced", key, e.Value, err, floor)
+						return
+					}
+					reads.Add(1)
+					if e.Source == FromRedis {
+						hits.Add(1)
+					}
+				}
+			})
+		}
+		wg.Go(func() {
+			for round := 0; time.Now().Before(stop); round++ {
+				row := rows[n].Add(1)
+				err := v.InvalidateTags(t.Context(), fmt.Sprint(n))
+				if round%10 == 0 {
+					err = v.Clear(t.Context())
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				floors[n].Store(row)
+				time.Sleep(rand.N(10 * time.Millisecond))
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%d reads, %d of them hits", reads.Load(), hits.Load())
+	require.Positive(t, hits.Load())
+}
