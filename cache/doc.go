@@ -16,7 +16,11 @@
 // and no Fetch that starts later, in any process, returns what was loaded
 // before. A Delete takes the lease away, so that a load which was under way
 // cannot store its value any more. The limit is the one of Redis' asynchronous
-// replication: a failover may lose a Delete that was acknowledged.
+// replication: a failover may lose a Delete that was acknowledged. The process that
+// made it repeats it when it learns of the new primary, if it was one of the last
+// 10,000 and of the last ten seconds; it also repeats a Delete that failed, until
+// that has succeeded, and uses nothing old meanwhile. [View.DeleteFor] is for sources
+// that are late themselves.
 //
 // Old values rather than none, where a view asks for them: during
 // ViewConfig.StaleFor after its TTL a value is returned at once, and one caller in
@@ -25,8 +29,9 @@
 //
 // A source that stays reachable without Redis: if Redis does not answer in
 // time, Fetch goes to the loader, with one load per key and a bounded number
-// of them at once. Get, Set and Delete return the error then, which is neither
-// [ErrMiss] nor [ErrNotFound].
+// of them at once, and what it has loaded serves the process for two seconds. Get,
+// Set and Delete return the error otherwise, which is neither [ErrMiss] nor
+// [ErrNotFound].
 //
 // The same for tags: once [View.InvalidateTags] or [View.Clear] has returned nil,
 // nobody who comes later gets what was loaded before, whatever is being loaded

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"sync"
@@ -17,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redisha/redisha/internal/redistest/both"
+	"github.com/redisha/redisha/internal/testserver"
 )
 
 // A rowSource is a database that returns the rows it has of what it is asked for, and
@@ -483,4 +486,64 @@ func TestCloseEndsALoadOfMany(t *testing.T) {
 		require.NoError(t, c.Close())
 		require.ErrorIs(t, (<-call).err, ErrClosed)
 	})
+}
+
+// Whoever asks for cold keys, together or one by one, in whatever process: each is
+// loaded once.
+func TestColdKeysAreLoadedOnceByFetchAndFetchMany(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	for round := range 5 {
+		synctest.Test(t, func(t *testing.T) {
+			s := testserver.New(t)
+			dice := &dice{r: rand.New(rand.NewPCG(seed, uint64(round)))}
+			const keys, clients, callers = 40, 4, 10
+			var loads [keys]atomic.Int32
+			one := func(_ context.Context, key int) (int, error) {
+				dice.pause()
+				loads[key].Add(1)
+				return key, nil
+			}
+			many := func(ctx context.Context, missing []int) (map[int]int, error) {
+				values := make(map[int]int)
+				for _, key := range missing {
+					values[key], _ = one(ctx, key)
+				}
+				return values, nil
+			}
+			var wg sync.WaitGroup
+			for range clients {
+				rdb := s.Client(t)
+				rdb.AddHook(hesitant{dice.pause})
+				v := NewView[int, int](newClient(t, rdb, Config{}), "v", ViewConfig{})
+				for range callers {
+					wg.Go(func() {
+						dice.pause()
+						if dice.roll(3) == 0 {
+							key := dice.roll(keys)
+							if got, err := v.Fetch(t.Context(), key, one); err != nil || got != key {
+								t.Errorf("Fetch %d: %d, %v", key, got, err)
+							}
+							return
+						}
+						mine := make(map[int]int)
+						for range dice.roll(keys) {
+							key := dice.roll(keys)
+							mine[key] = key
+						}
+						got, err := v.FetchMany(t.Context(), slices.Collect(maps.Keys(mine)), many)
+						if err != nil || !maps.Equal(got, mine) {
+							t.Errorf("FetchMany of %d: %d, %v", len(mine), len(got), err)
+						}
+					})
+				}
+			}
+			wg.Wait()
+			for key := range loads {
+				if n := loads[key].Load(); n > 1 {
+					t.Errorf("round %d: key %d was loaded %d times", round, key, n)
+				}
+			}
+		})
+	}
 }
