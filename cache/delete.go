@@ -93,7 +93,7 @@ func (v *View[K, V]) deletePart(ctx context.Context, hold int64, keys []K, failu
 		v.c.countError(ctx)
 		failures.add(keys[i], v.c.subject(redisKey), whoseEnd(ctx, err))
 		if !isFinal(err) {
-			v.c.owed.add(redisKey, until, v.prefix, v.unlinkAll)
+			v.c.owed.add(redisKey, until, v.prefix, v.Clear)
 		}
 	}
 	v.c.owed.deleted(epoch, until, deleted...)

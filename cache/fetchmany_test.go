@@ -547,3 +547,22 @@ func TestColdKeysAreLoadedOnceByFetchAndFetchMany(t *testing.T) {
 		})
 	}
 }
+
+// What an InvalidateTags or a Clear has ended is loaded anew, together.
+func TestFetchManyLoadsWhatWasInvalidated(t *testing.T) {
+	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		v := NewView[string, string](newClient(t, rdb, Config{}), "v", ViewConfig{Tags: true})
+		src := &rowSource[string]{rows: map[string]string{"a": "A", "b": "B"}}
+		for range 2 {
+			values, err := v.FetchMany(t.Context(), []string{"a", "b", "none"}, src.load)
+			require.NoError(t, err)
+			require.Equal(t, src.rows, values)
+		}
+		time.Sleep(2 * time.Millisecond) // generations are times
+		require.NoError(t, v.Clear(t.Context()))
+		values, err := v.FetchMany(t.Context(), []string{"a", "b", "none"}, src.load)
+		require.NoError(t, err)
+		require.Equal(t, src.rows, values)
+		require.Equal(t, [][]string{{"a", "b", "none"}, {"a", "b", "none"}}, src.asked())
+	})
+}
