@@ -48,15 +48,17 @@ func (b *bench) sentinels(ctx context.Context) error {
 	if !b.Wants(sentinelWork) {
 		return nil
 	}
-	b.Setting("Sentinel: three (down-after 1 s, failover-timeout 2 s, INFO each second), a primary and one replica, nothing on disk. A killed primary is started again as soon as the other is promoted, as its replica. Before every second kill the replica is stopped for %s (SIGSTOP), so that it is behind; it goes on right after the kill.", behindFor)
+	b.Setting("Sentinel: three (down-after 1 s, failover-timeout 2 s, INFO each second, TILT after 10 s), a primary and one replica, nothing on disk. A killed primary is started again as soon as the other is promoted, as its replica. Before every second kill the replica is stopped for %s (SIGSTOP), so that it is behind; it goes on right after the kill.", behindFor)
 	f, err := redistest.StartSentinels(ctx, redistest.SentinelsConfig{Replicas: 1})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = f.Stop() }()
 	b.Uses(f.Nodes[0])
-	for _, s := range f.Sentinels { // else it takes twenty seconds until they are ready for the next failover
-		if err := do(ctx, s, "SENTINEL", "DEBUG", "INFO-PERIOD", "1000"); err != nil {
+	// Else it takes twenty seconds until they are ready for the next failover, and
+	// on a busy machine they stop their work for half a minute now and then.
+	for _, s := range f.Sentinels {
+		if err := do(ctx, s, "SENTINEL", "DEBUG", "INFO-PERIOD", "1000", "TILT-TRIGGER", "10000", "TILT-PERIOD", "3000"); err != nil {
 			return err
 		}
 	}
@@ -204,7 +206,7 @@ func (b *bench) failover(ctx context.Context, s stage, name string, confirm brok
 
 // settle waits until the next fault may happen.
 func settle(ctx context.Context, s stage) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	return s.settled(ctx)
 }
