@@ -169,7 +169,7 @@ func (b *bench) failover(ctx context.Context, s stage, name string, confirm brok
 	if err := errors.Join(settle(ctx, s), empty(ctx, s.nodes)); err != nil {
 		return err
 	}
-	l, err := b.begin(ctx, s.url, confirm, count, true)
+	l, err := b.begin(ctx, s.url, confirm, count, rate, true)
 	if err != nil {
 		return err
 	}

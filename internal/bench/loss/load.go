@@ -21,7 +21,8 @@ import (
 const (
 	publishers  = 96
 	clients     = 2
-	rate        = 40_000
+	rate        = 40_000 // of tasks a second, for servers that are killed
+	mishapRate  = 10_000 // for mishaps, which take longer
 	workerCount = 2
 	concurrency = 32
 	lease       = 8 * time.Second
@@ -88,13 +89,13 @@ type load struct {
 	b      *bench
 	ledger *ledger
 	target int // confirmed tasks
+	rate   int // publishes a second at most
 
 	clients []*client // of publishers, then those of workers
 
 	began      time.Time
 	publishing sync.WaitGroup
 	enough     atomic.Bool // no more faults follow, so the publishers may end
-	full       chan struct{}
 	stopped    context.CancelFunc
 	working    sync.WaitGroup
 	workErrs   []error
@@ -104,8 +105,8 @@ type load struct {
 }
 
 // begin starts publishers and, unless there are others, workers.
-func (b *bench) begin(ctx context.Context, url string, confirm broker.Confirm, target int, workers bool) (l *load, err error) {
-	l = &load{b: b, ledger: newLedger(6 * target), target: target, full: make(chan struct{}), errs: make(map[string]int)}
+func (b *bench) begin(ctx context.Context, url string, confirm broker.Confirm, target, rate int, workers bool) (l *load, err error) {
+	l = &load{b: b, ledger: newLedger(6 * target), target: target, rate: rate, errs: make(map[string]int)}
 	log := b.logger()
 	n := clients
 	if workers {
@@ -169,7 +170,7 @@ func (l *load) publish(ctx context.Context, c *client) {
 		if !ok {
 			return
 		}
-		if early := time.Until(l.began.Add(time.Duration(n) * time.Second / rate)); early > 0 {
+		if early := time.Until(l.began.Add(time.Duration(n) * time.Second / time.Duration(l.rate))); early > 0 {
 			time.Sleep(early)
 		}
 		switch _, err := task.Publish(ctx, c.Client, argument(n)); {

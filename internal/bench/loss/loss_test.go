@@ -124,7 +124,7 @@ func TestATaskThatIsRemovedIsLost(t *testing.T) {
 	rdb := server.Client(t)
 	b := &bench{Suite: &harness.Suite{Quick: true}}
 	const target = 300
-	l, err := b.begin(t.Context(), server.URL(), broker.ConfirmDefault, target, false)
+	l, err := b.begin(t.Context(), server.URL(), broker.ConfirmDefault, target, rate, false)
 	require.NoError(t, err)
 	require.NoError(t, l.reach(t.Context(), target))
 	l.enough.Store(true)

@@ -71,8 +71,8 @@ func run(ctx context.Context, b *bench) error {
 }
 
 func (b *bench) describe() {
-	b.Setting("A task's argument is its number. A round publishes tasks one by one from %d goroutines with %d clients, at %d a second at most; %d workers, each with a client of its own, concurrency %d and a lease of %s, run a handler that takes note of the number (each %dth takes %s). After the last fault and the last publish the workers drain the queue, and all keys of all primaries are searched for what is still there.",
-		publishers, clients, rate, workerCount, concurrency, lease, slowEvery, slowFor)
+	b.Setting("A task's argument is its number. A round publishes tasks one by one from %d goroutines with %d clients, at %d a second at most (%d where servers are not killed); %d workers, each with a client of its own, concurrency %d and a lease of %s, run a handler that takes note of the number (each %dth takes %s). After the last fault and the last publish the workers drain the queue, and all keys of all primaries are searched for what is still there.",
+		publishers, clients, rate, mishapRate, workerCount, concurrency, lease, slowEvery, slowFor)
 	b.Setting("confirmed, lost: publish returned nil, the task did not run, and it is not there: neither ready, delayed, parked nor dead. ran after another error: publish returned an error that is not ErrUnconfirmed, and the task ran all the same.")
 	b.Setting("duplicates: runs beyond the first of each task. Their bound: for each failover, the tasks in flight (%d slots and up to %d verdicts that are not stored), and the acks that the failover lost (those that the workers were told of, less those that the servers count); "+
 		"for each worker that was killed or stopped, its slots and up to %d acks that it had not sent.", workerCount*concurrency, unsettled, unflushed)

@@ -93,7 +93,7 @@ func (b *bench) slaughter(ctx context.Context, server *redistest.Server, kills, 
 		return err
 	}
 	count := b.count(mishapTasks)
-	l, err := b.begin(ctx, server.URL(), broker.ConfirmDefault, count, false)
+	l, err := b.begin(ctx, server.URL(), broker.ConfirmDefault, count, mishapRate, false)
 	if err != nil {
 		return err
 	}
@@ -218,7 +218,7 @@ func (b *bench) reshard(ctx context.Context, c *redistest.Cluster, moves int, m 
 		return err
 	}
 	count := b.count(mishapTasks)
-	l, err := b.begin(ctx, c.URL(), broker.ConfirmDefault, count, true)
+	l, err := b.begin(ctx, c.URL(), broker.ConfirmDefault, count, mishapRate, true)
 	if err != nil {
 		return err
 	}
@@ -337,7 +337,7 @@ func (b *bench) dropReplies(ctx context.Context, server *redistest.Server, proxy
 		return err
 	}
 	count := b.count(mishapTasks)
-	l, err := b.begin(ctx, fmt.Sprintf("redis://%s", proxy.Addr()), broker.ConfirmDefault, count, true)
+	l, err := b.begin(ctx, fmt.Sprintf("redis://%s", proxy.Addr()), broker.ConfirmDefault, count, mishapRate, true)
 	if err != nil {
 		return err
 	}
