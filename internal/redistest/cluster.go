@@ -165,7 +165,11 @@ func (c *Cluster) nodesConf(i int) string {
 		if i == j {
 			flags = "myself," + flags
 		}
-		fmt.Fprintf(&b, "%s 127.0.0.1:%d@%d %s %s 0 0 %d connected", c.ids[j], c.front.port(s), s.port+busOffset, flags, of, primary+1)
+		shard := ""
+		if v, err := programVersion(); err == nil && !olderThan(v, "7.2") {
+			shard = ",,shard-id=" + c.ids[primary] // without it 8.0.2 aborts at a SPUBLISH
+		}
+		fmt.Fprintf(&b, "%s 127.0.0.1:%d@%d%s %s %s 0 0 %d connected", c.ids[j], c.front.port(s), s.port+busOffset, shard, flags, of, primary+1)
 		if primary == j {
 			fmt.Fprintf(&b, " %d-%d", j*clusterSlots/n, (j+1)*clusterSlots/n-1)
 		}
