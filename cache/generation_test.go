@@ -349,6 +349,38 @@ func TestWhoComesAfterAnInvalidationDoesNotGetWhatWasLoadedBefore(t *testing.T) 
 	}
 }
 
+// Where the generations cannot be read after a load, nobody knows what it is worth to
+// those who came late.
+func TestWhoComesAfterAnInvalidationDoesNotGetWhatCouldNotBeStamped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, rdb := newServer(t)
+		require.NoError(t, generationScript.Load(t.Context(), rdb).Err())
+		v := NewView[string, int64](newClient(t, rdb, Config{}), "v", tagged)
+		there := NewView[string, int64](newClient(t, s.Client(t), Config{}), "v", tagged)
+		var rows atomic.Int64
+		load := func(context.Context, string) (int64, error) {
+			row := rows.Load()
+			time.Sleep(time.Second)
+			return row, nil
+		}
+		first := goFetch(t.Context(), v, "k", load)
+		synctest.Wait()
+		rows.Add(1)
+		require.NoError(t, there.Clear(t.Context()))
+		s.SetPreHook(func(p *server.Peer, cmd string, args ...string) bool {
+			if strings.EqualFold(cmd, "evalsha") && args[0] == generationScript.Hash() {
+				p.WriteError("NOPERM no permissions to access a key")
+				return true
+			}
+			return false
+		})
+		later := goFetch(t.Context(), v, "k", load)
+		require.Equal(t, fetched[int64]{0, nil}, <-first, "it came before")
+		require.Equal(t, fetched[int64]{1, nil}, <-later)
+		require.NotContains(t, s.Keys(), "redisha:cache:v:k", "the lease is given back")
+	})
+}
+
 func TestAddAndReplaceHeedGenerations(t *testing.T) {
 	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
 		v := NewView[string, string](newClient(t, rdb, Config{}), "v", tagged)
