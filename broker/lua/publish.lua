@@ -37,13 +37,8 @@ if stored then
   end
 end
 
-local function failed(reply)
-  return type(reply) == 'table' and reply.err
-end
-
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local up = tonumber(time[1]) * 1000 + math.ceil(tonumber(time[2]) / 1000) -- else a delay might be short
 local high, low = math.floor(now / 16777216), now % 16777216
 local stamp = string.char(math.floor(high / 65536) % 256, math.floor(high / 256) % 256, high % 256,
   math.floor(low / 65536), math.floor(low / 256) % 256, low % 256)
@@ -51,10 +46,31 @@ local stamp = string.char(math.floor(high / 65536) % 256, math.floor(high / 256)
 local wrote = false -- before that, an error says what is wrong with the server
 if not stored or ARGV[3] == '1' then
   local reply = redis.pcall('ZADD', KEYS[2], string.format('%.0f', now), lane)
-  if failed(reply) then
+  if type(reply) == 'table' then
     return redis.error_reply(string.find(reply.err, 'WRONGTYPE', 1, true) and 'WRONGTYPE ' .. KEYS[2] .. ' is not a sorted set' or reply.err)
   end
   wrote = true
+end
+
+-- One task without conditions, the most frequent batch: without what the others
+-- need.
+if #ARGV == 5 then
+  local reply = redis.pcall('XADD', KEYS[4 + string.byte(ARGV[4], 4)], '*', 'e', ARGV[4] .. stamp .. ARGV[5])
+  local verdict = ''
+  if type(reply) ~= 'table' then
+    redis.pcall('HINCRBY', KEYS[3], 'published', 1)
+  elseif wrote or string.find(reply.err, 'WRONGTYPE', 1, true) then
+    verdict = 'w'
+  else
+    return reply
+  end
+  local record = ':' .. ARGV[2] .. ':' .. verdict
+  redis.call('HSET', KEYS[1], lane, '1' .. record)
+  return before .. record
+end
+
+local function failed(reply)
+  return type(reply) == 'table' and reply.err
 end
 
 local fits = {}
@@ -116,6 +132,7 @@ local function park(envelope, key, set, list, limit)
   end
 end
 
+local up = tonumber(time[1]) * 1000 + math.ceil(tonumber(time[2]) / 1000) -- else a delay might be short
 local holders = {}
 local nextKey = 10
 local function take(present)
