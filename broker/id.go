@@ -10,28 +10,28 @@ import (
 	"github.com/redisha/redisha/broker/result"
 )
 
-// A generated ID is 26 bytes: a "t" and, in base 32, from the highest bit on,
+// A generated ID is 25 bytes: a "t" and, in base 32, from the highest bit on,
 //
 //	44 bits  ms since 1970, so that IDs sort by time
 //	12 bits  partition of its queue
-//	69 bits  random
+//	64 bits  random
 //
 // IDs that are not generated carry no partition; their hash chooses it.
 const (
-	idLength       = 26
+	idLength       = 25
 	idPrefix       = 't'
 	idMaxPartition = 1<<12 - 1
 	idAlphabet     = "0123456789abcdefghjkmnpqrstvwxyz" // Crockford's, https://www.crockford.com/base32.html
 )
 
 func generateID(now time.Time, partition int) string {
-	return encodeID(uint64(now.UnixMilli()), partition, rand.Uint64(), uint8(rand.Uint32()))
+	return encodeID(uint64(now.UnixMilli()), partition, rand.Uint64())
 }
 
-// encodeID takes the lower 44 bits of ms and the lower 5 of extra.
-func encodeID(ms uint64, partition int, random uint64, extra uint8) string {
-	// The 125 bits are aligned to the end of 128.
-	high := ms<<17 | uint64(partition)<<5 | uint64(extra&31)
+// encodeID takes the lower 44 bits of ms.
+func encodeID(ms uint64, partition int, random uint64) string {
+	// The 120 bits are aligned to the end of 128.
+	high := ms<<12 | uint64(partition)
 	var id [idLength]byte
 	id[0] = idPrefix
 	for i := idLength - 1; i > 0; i-- {
@@ -57,7 +57,7 @@ func generatedPartition(id string) (partition int, ok bool) {
 		high = high<<5 | low>>59
 		low = low<<5 | uint64(digit)
 	}
-	return int(high >> 5 & idMaxPartition), true
+	return int(high & idMaxPartition), true
 }
 
 // DerivedID returns the ID of the index-th task that another task or group has

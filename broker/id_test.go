@@ -17,15 +17,14 @@ func TestGoldenGeneratedIDs(t *testing.T) {
 		ms        uint64
 		partition int
 		random    uint64
-		extra     uint8
 	}{
-		"t0000000000000000000000000": {},
-		"t00000000200gg000000000001": {1, 1, 1, 1},
-		"t32yfwnm7p008h4d2pf2dbsqqg": {1700000000123, 0, 0x123456789abcdef0, 17},
-		"t32yfwnm7p05g0zvebn63pags1": {1700000000123, 11, 0x0fedcba987654321, 0},
-		"tzzzzzzzzzzzzzzzzzzzzzzzzz": {1<<44 - 1, 4095, 1<<64 - 1, 31},
+		"t000000000000000000000000": {},
+		"t00000000200g000000000001": {1, 1, 1},
+		"t32yfwnm7p0014d2pf2dbsqqg": {1700000000123, 0, 0x123456789abcdef0},
+		"t32yfwnm7p05gzvebn63pags1": {1700000000123, 11, 0x0fedcba987654321},
+		"tzzzzzzzzzzzzzzzzzzzzzzzz": {1<<44 - 1, 4095, 1<<64 - 1},
 	} {
-		require.Equal(t, want, encodeID(c.ms, c.partition, c.random, c.extra))
+		require.Equal(t, want, encodeID(c.ms, c.partition, c.random))
 	}
 }
 
@@ -33,12 +32,12 @@ func TestGeneratedIDsCarryTheirPartitionAndSortByTime(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		ms := rapid.Uint64Range(0, 1<<44-2).Draw(t, "ms")
 		partition := rapid.IntRange(0, idMaxPartition).Draw(t, "partition")
-		id := encodeID(ms, partition, rapid.Uint64().Draw(t, "random"), rapid.Uint8().Draw(t, "extra"))
-		require.Len(t, id, 26)
+		id := encodeID(ms, partition, rapid.Uint64().Draw(t, "random"))
+		require.Len(t, id, 25)
 		got, ok := generatedPartition(id)
 		require.True(t, ok)
 		require.Equal(t, partition, got)
-		later := encodeID(ms+1, rapid.IntRange(0, idMaxPartition).Draw(t, "other"), rapid.Uint64().Draw(t, "random2"), 0)
+		later := encodeID(ms+1, rapid.IntRange(0, idMaxPartition).Draw(t, "other"), rapid.Uint64().Draw(t, "random2"))
 		require.Less(t, id, later)
 	})
 }
@@ -54,7 +53,7 @@ func TestGeneratedIDsDiffer(t *testing.T) {
 }
 
 func TestOtherIDsCarryNoPartition(t *testing.T) {
-	for _, id := range []string{"", "order:42", "01ARZ3NDEKTSV4RRFFQ69G5FAV", "t" + strings.Repeat("0", 24), "t" + strings.Repeat("0", 24) + "u", "x" + strings.Repeat("0", 25)} {
+	for _, id := range []string{"", "order:42", "01ARZ3NDEKTSV4RRFFQ69G5FAV", "t" + strings.Repeat("0", 23), "t" + strings.Repeat("0", 23) + "u", "x" + strings.Repeat("0", 24)} {
 		_, ok := generatedPartition(id)
 		require.False(t, ok, id)
 	}
@@ -72,7 +71,7 @@ func TestGivenIDsThatCannotBeUsedAreRefused(t *testing.T) {
 		strings.Repeat("x", 256):          "the ID has 256 bytes, want 1 to 255",
 		"a{b":                             "want no control characters and no braces",
 		"a\nb":                            "want no control characters and no braces",
-		"t" + strings.Repeat("0", 25):     "is one that Publish generated",
+		"t" + strings.Repeat("0", 24):     "is one that Publish generated",
 		generateID(time.Now(), 4095):      "is one that Publish generated",
 		strings.Repeat("x", 100) + "\x7f": "want no control characters",
 	} {

@@ -259,7 +259,7 @@ func conditions(d *definition, o *publishOptions, partitions int) any {
 	return string(append(b, o.key...))
 }
 
-const blankID = "t0000000000000000000000000"
+const blankID = "t000000000000000000000000"
 
 // place gives t an ID and keys of the partition.
 func (t *publishing) place(p *partition, now time.Time) {
