@@ -29,7 +29,7 @@ func (r reading) when(at int64) time.Time {
 	return r.sent.Add(since - (since / 99).Abs())
 }
 
-// take returns the lease that a message has brought, which queue.lua has made.
+// take returns the lease that a message has brought, which give.lua has made.
 // It returns nil if there is none, or if there is no telling for how long it lives
 // yet, or not for long: an attempt then makes it anew.
 //
@@ -74,7 +74,7 @@ func (w *waiter) observe() {
 	w.line.node.client.counts.handOver.Observe(max(time.Since(w.heard.when(w.call.at)), 0))
 }
 
-// sentAlready is what redislock obtains a lease through that queue.lua has made.
+// sentAlready is what redislock obtains a lease through that give.lua has made.
 type sentAlready struct{ redis.Scripter }
 
 func (sentAlready) EvalSha(context.Context, string, []string, ...any) *redis.Cmd {

@@ -70,7 +70,7 @@ func (h holder) metadata(now time.Time) string {
 }
 
 // A label makes the metadata of one holder, which differ in the time alone: it
-// lacks that, and the brace behind it. queue.lua completes it as well.
+// lacks that, and the brace behind it. give.lua completes it as well.
 type label string
 
 func (h holder) label() label {

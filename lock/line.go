@@ -124,9 +124,16 @@ func (l *line) enter(r *request) *waiter {
 	return w
 }
 
-// entryOf is what queue.lua makes a lease from.
+// entryOf is what give.lua makes a lease from.
 func (l *line) entryOf(r *request) string {
-	return r.token + l.process + strconv.FormatInt(r.ttl.Milliseconds(), 10) + string(l.node.client.label)
+	return r.token + l.process + lifeOf(r.ttl) + string(l.node.client.label)
+}
+
+// lifeOf is how long a lease with the given TTL lives after a hand-over, in
+// milliseconds, of which there are four digits.
+func lifeOf(ttl time.Duration) string {
+	ms := min(ttl, claimTTL).Milliseconds()
+	return strconv.FormatInt(10_000+ms, 10)[1:]
 }
 
 func (l *line) channelOf(k keys) string {
@@ -215,7 +222,7 @@ func (l *line) remove(p *place) {
 	}
 }
 
-// message is what comes from queue.lua.
+// message is what comes from give.lua.
 func (l *line) message(_, text string) {
 	if len(text) < 1+tokenLen {
 		return

@@ -31,7 +31,7 @@ func processOf(name string) string { return name + strings.Repeat("_", processLe
 
 // entryOf returns an entry of a queue, for a lease of 5s.
 func entryOf(token, process string) string {
-	return token + processOf(process) + `5000{"holder":"h","since":`
+	return token + processOf(process) + lifeOf(5*time.Second) + `{"holder":"h","since":`
 }
 
 // listen subscribes to the channels of processes and returns what comes, in order.
@@ -205,10 +205,10 @@ func TestALeaseThatIsHandedOverIsWhatItsMessageSays(t *testing.T) {
 		_, err := sub.Receive(ctx)
 		require.NoError(t, err)
 		var last int64
-		for ttl, want := range map[string]time.Duration{"5000": claimTTL, "2001": claimTTL, "700": 700 * time.Millisecond, "86400000000": claimTTL} {
+		for ttl, want := range map[time.Duration]time.Duration{5 * time.Second: claimTTL, claimTTL + time.Millisecond: claimTTL, 700 * time.Millisecond: 700 * time.Millisecond, MinTTL: MinTTL, 1000 * time.Hour: claimTTL} {
 			before, err := rdb.Time(ctx).Result()
 			require.NoError(t, err)
-			entry := strings.Replace(entryOf(tokenOf(1), "pme"), "5000", ttl, 1)
+			entry := strings.Replace(entryOf(tokenOf(1), "pme"), lifeOf(5*time.Second), lifeOf(ttl), 1)
 			reply, err := waitScript.Run(ctx, rdb, []string{"{k}", "{k}:q", "{k}:f"}, entry).Int64Slice()
 			require.NoError(t, err)
 			require.EqualValues(t, 1, reply[0])
@@ -238,7 +238,7 @@ func TestForeignEntriesAreTakenOut(t *testing.T) {
 	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
 		ctx := t.Context()
 		messages := listen(t, rdb, "p")
-		for _, entry := range []string{"", "x", tokenOf(1), tokenOf(1) + processOf("p"), tokenOf(1) + processOf("p") + "{}", entryOf(tokenOf(2), "p")} {
+		for _, entry := range []string{"", "x", tokenOf(1), tokenOf(1) + processOf("p"), tokenOf(1) + processOf("p") + "{}", tokenOf(1) + processOf("p") + "0000{", entryOf(tokenOf(2), "p")} {
 			require.NoError(t, rdb.RPush(ctx, "{k}:q", entry).Err())
 		}
 		require.NoError(t, wakeScript.Run(ctx, rdb, []string{"{k}", "{k}:q", "{k}:f"}).Err())

@@ -14,6 +14,8 @@ import (
 var (
 	//go:embed lua/draw.lua
 	drawLua string
+	//go:embed lua/give.lua
+	giveLua string
 	//go:embed lua/queue.lua
 	queueLua string
 	//go:embed lua/obtain.lua
@@ -22,8 +24,10 @@ var (
 	fenceLua string
 	//go:embed lua/release.lua
 	releaseLua string
-	//go:embed lua/hand.lua
-	handLua string
+	//go:embed lua/next.lua
+	nextLua string
+	//go:embed lua/rest.lua
+	restLua string
 	//go:embed lua/pass.lua
 	passLua string
 	//go:embed lua/wake.lua
@@ -38,11 +42,11 @@ var (
 	// The first two are not sent again by the connection: an attempt that is
 	// executed twice could be so after its lease was released, and the second
 	// release of a lease says that it was lost.
-	obtainScript  = fusion{front: drawLua + obtainLua, rest: queueLua + fenceLua}
-	releaseScript = fusion{front: releaseLua, rest: drawLua + queueLua + handLua}
-	passScript    = conn.RepeatableScript(drawLua + queueLua + passLua)
-	wakeScript    = conn.RepeatableScript(drawLua + queueLua + wakeLua)
-	waitScript    = conn.RepeatableScript(drawLua + queueLua + waitLua)
+	obtainScript  = fusion{front: drawLua + obtainLua, rest: giveLua + queueLua + fenceLua}
+	releaseScript = fusion{front: releaseLua + drawLua + giveLua + nextLua, rest: queueLua + restLua}
+	passScript    = conn.RepeatableScript(drawLua + giveLua + queueLua + passLua)
+	wakeScript    = conn.RepeatableScript(drawLua + giveLua + queueLua + wakeLua)
+	waitScript    = conn.RepeatableScript(drawLua + giveLua + queueLua + waitLua)
 	inspectScript = conn.RepeatableScript(inspectLua)
 	revokeScript  = redis.NewScript(revokeLua)
 )
@@ -58,7 +62,7 @@ const (
 	queueLife = time.Minute
 
 	// claimTTL is how long a lease that is handed over lives until its first
-	// renewal, if its TTL is not shorter.
+	// renewal, if its TTL is not shorter. An entry in the queue says so.
 	claimTTL = 2 * time.Second
 )
 

@@ -201,13 +201,14 @@ func TestAnAttemptSurvivesAServerThatForgotItsScripts(t *testing.T) {
 }
 
 func TestScriptsHaveTheSameFigures(t *testing.T) {
-	require.Contains(t, queueLua, fmt.Sprintf("local claim = %d ", claimTTL.Milliseconds()))
-	require.Contains(t, queueLua, fmt.Sprintf("local queueLife = %d ", queueLife.Milliseconds()))
+	require.Contains(t, giveLua, fmt.Sprintf("local queueLife = %d ", queueLife.Milliseconds()))
 	life := fmt.Sprintf("'%d'", fenceLife.Milliseconds())
 	require.Contains(t, drawLua, "local fenceLife = "+life)
-	require.Contains(t, queueLua, fmt.Sprintf("string.sub(entry, 1, %d)", tokenLen))
-	require.Contains(t, queueLua, fmt.Sprintf("string.sub(entry, %d, %d)", tokenLen+1, tokenLen+processLen))
-	require.Contains(t, queueLua, fmt.Sprintf("string.match(entry, '^(%%d+)(.*)$', %d)", tokenLen+processLen+1))
+	process, lives := tokenLen+processLen, tokenLen+processLen+len(lifeOf(time.Hour))
+	require.Contains(t, giveLua, fmt.Sprintf("string.sub(entry, 1, %d)", tokenLen))
+	require.Contains(t, giveLua, fmt.Sprintf("string.sub(entry, %d, %d)", tokenLen+1, process))
+	require.Contains(t, giveLua, fmt.Sprintf("string.sub(entry, %d, %d)", process+1, lives))
+	require.Contains(t, giveLua, fmt.Sprintf("string.sub(entry, %d)", lives+1))
 	require.Len(t, newProcess(true), processLen)
 	require.Len(t, newProcess(false), processLen)
 	require.Contains(t, waitLua, fmt.Sprintf("redis.call('GETRANGE', KEYS[1], 0, %d)", tokenLen-1))

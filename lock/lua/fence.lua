@@ -28,7 +28,7 @@ for i = 2 * n + 1, 3 * n do
   redis.call('GET', KEYS[i]) -- fails on another type before anything was written
 end
 for i = 2 * n + 1, 3 * n do
-  token = math.max(token, draw(KEYS[i], now))
+  token = math.max(token, (draw(KEYS[i], now)))
 end
 for i = 2 * n + 1, 3 * n do
   redis.call('SET', KEYS[i], string.format('%.0f', token), 'PX', fenceLife)

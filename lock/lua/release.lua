@@ -5,14 +5,13 @@
 --
 -- KEYS: n leases, then their queues, then their counters
 -- ARGV[1] redislock's
-local reply, first
+local first
 
 -- One lock: the most frequent case, mostly without what follows.
 if #KEYS == 3 and redis.pcall('GET', KEYS[1]) == ARGV[1] then
   first = redis.pcall('LPOP', KEYS[2])
-  reply = redis.status_reply('OK')
   if type(first) ~= 'string' then
     redis.call('DEL', KEYS[1])
-    return reply
+    return redis.status_reply('OK')
   end
 end
