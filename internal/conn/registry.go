@@ -47,6 +47,7 @@ func newRegistry(idle time.Duration, minIdle int) *registry {
 // generation gen. It closes nc if that generation is over.
 func (r *registry) add(nc net.Conn, addr string, gen uint64) (net.Conn, error) {
 	t := &tracked{Conn: nc, reg: r, addr: addr, gen: gen}
+	t.socket, _ = nc.(syscall.Conn)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
@@ -268,14 +269,16 @@ func (*retiredError) Unwrap() error        { return net.ErrClosed }
 // left, and knows whether it is in use.
 type tracked struct {
 	net.Conn
-	reg  *registry
-	addr string
-	gen  uint64
+	socket syscall.Conn // the same; nil where it is none that can be looked at
+	reg    *registry
+	addr   string
+	gen    uint64
 
 	use      atomic.Uint64 // writes begun; endedBit once the registry has closed it
 	pending  atomic.Bool   // something was written since the last reply
 	reading  atomic.Int32
 	deadline atomic.Int64 // of reads, in Unix ns; 0: none
+	heard    atomic.Int64 // when something was read last, since the start; 0: never
 
 	// Of the registry, guarded by its mutex.
 	seen      uint64 // use, when the cleaner last looked, and since when it is the same
@@ -324,6 +327,9 @@ func (t *tracked) Read(p []byte) (int, error) {
 	t.reading.Add(-1)
 	if n > 0 && t.pending.Load() {
 		t.pending.Store(false)
+	}
+	if n > 0 && t.socket != nil {
+		t.heard.Store(int64(time.Since(start)))
 	}
 	if err != nil && t.use.Load()&endedBit != 0 && (errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe)) {
 		err = errRetired
@@ -381,19 +387,26 @@ func (t *tracked) hangUp() {
 	_ = t.Conn.Close()
 }
 
+// justHeard is for how long a connection is taken for healthy after its peer was
+// heard: who hangs up meanwhile could as well do so right after the look.
+const justHeard = 250 * time.Microsecond
+
+var start = time.Now()
+
 // SyscallConn is where go-redis looks whether the peer of a pooled connection has
-// hung up. One that is retired is of no use; at TLS it cannot look.
+// hung up, which costs a system call for each command. One that is retired is of no
+// use; at TLS it cannot look.
 func (t *tracked) SyscallConn() (syscall.RawConn, error) {
 	if t.use.Load()&(endedBit|retiredBit) != 0 {
 		return nil, errRetired
 	}
-	if sys, ok := t.Conn.(syscall.Conn); ok {
-		return sys.SyscallConn()
+	if heard := t.heard.Load(); t.socket != nil && (heard == 0 || int64(time.Since(start))-heard > int64(justHeard)) {
+		return t.socket.SyscallConn()
 	}
 	return opaque{}, nil
 }
 
-// opaque is a connection at which nobody can look: it passes for healthy.
+// opaque is a connection at which nobody looks: it passes for healthy.
 type opaque struct{}
 
 func (opaque) Control(func(uintptr)) error    { return nil }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -16,6 +17,7 @@ type link struct {
 	ctx    context.Context // the link is wanted
 	cancel context.CancelFunc
 	events chan event
+	untold atomic.Int32 // events on their way that are not handled yet
 }
 
 // An event is what a link has to tell. The first is ps, once it is connected
@@ -40,13 +42,14 @@ func (s *Subscription) connect(limit time.Duration) *session {
 	x := newSession(s, l, limit)
 	s.tasks.Go(func() {
 		defer func() { <-s.slots }()
-		l.run(s.cfg.Open, limit)
+		l.run(s.cfg.Open, limit, x.straight)
 	})
 	return x
 }
 
-// run connects and reads until ctx ends or the connection breaks.
-func (l *link) run(open func(context.Context) *redis.PubSub, limit time.Duration) {
+// run connects and reads until ctx ends or the connection breaks. It tells of what
+// comes, but for messages that straight has handled.
+func (l *link) run(open func(context.Context) *redis.PubSub, limit time.Duration, straight func(*redis.Message) bool) {
 	ctx, cancel := context.WithTimeout(l.ctx, limit)
 	defer cancel()
 	ps := open(ctx)
@@ -75,11 +78,15 @@ func (l *link) run(open func(context.Context) *redis.PubSub, limit time.Duration
 			return
 		}
 		ev = receive(ended, ps)
+		for msg, ok := ev.msg.(*redis.Message); ok && straight(msg); msg, ok = ev.msg.(*redis.Message) {
+			ev = receive(ended, ps)
+		}
 	}
 }
 
 // tell reports whether ev was passed on: the link is still wanted.
 func (l *link) tell(ev event) bool {
+	l.untold.Add(1)
 	select {
 	case l.events <- ev:
 		return true

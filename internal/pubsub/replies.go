@@ -22,8 +22,7 @@ func (x *session) handle(ev event) (look bool, err error) {
 		x.connected(ev.ps)
 		return true, nil
 	}
-	x.seen = time.Now()
-	x.deadline = x.seen.Add(x.s.cfg.Ping)
+	x.alive()
 	if ev.err != nil {
 		return true, x.answeredBy(ev.err)
 	}
@@ -39,10 +38,18 @@ func (x *session) handle(ev event) (look bool, err error) {
 	return true, nil
 }
 
+// alive notes a sign of life.
+func (x *session) alive() {
+	x.seen = time.Now()
+	x.deadline = x.seen.Add(x.s.cfg.Ping)
+}
+
 // drain takes what the link has told already, before the connection is given up.
 func (x *session) drain() {
 	for len(x.link.events) > 0 {
-		if _, err := x.handle(<-x.link.events); err != nil {
+		_, err := x.handle(<-x.link.events)
+		x.link.untold.Add(-1)
+		if err != nil {
 			return
 		}
 	}

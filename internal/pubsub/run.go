@@ -42,6 +42,7 @@ func (s *Subscription) run() {
 			return
 		}
 		err := x.serve()
+		x.end()
 		x.link.cancel()
 		s.disconnected(err)
 		if s.ctx.Err() != nil {

@@ -13,7 +13,13 @@ import (
 // way, or one for each of some sharded channels: its answer is the next reply, so
 // an error belongs to it, what gathers meanwhile goes out at once, and a missing
 // answer is noticed.
+//
+// Its goroutine is that of run; with Config.straight, messages are handled by that of
+// the link where nothing else is.
 type session struct {
+	turn chan struct{} // full while something is handled, or done; no mutex, since a function of the owner may take its time
+	over bool          // the connection is given up, or about to be
+
 	s    *Subscription
 	link *link
 	ps   *redis.PubSub // nil until connected
@@ -66,7 +72,7 @@ func newSession(s *Subscription, l *link, limit time.Duration) *session {
 	}
 	now := time.Now()
 	return &session{
-		s: s, link: l,
+		s: s, link: l, turn: make(chan struct{}, 1),
 		sent:      dial,
 		seen:      now,
 		deadline:  now.Add(limit),
@@ -86,9 +92,8 @@ func (x *session) serve() error {
 	defer timer.Stop()
 	for look := true; ; {
 		if look {
-			due, err := x.tend(time.Now())
+			due, err := x.look()
 			if err != nil {
-				x.drain()
 				return err
 			}
 			timer.Reset(time.Until(due))
@@ -96,7 +101,7 @@ func (x *session) serve() error {
 		select {
 		case ev := <-x.link.events:
 			var err error
-			if look, err = x.handle(ev); err != nil {
+			if look, err = x.take(ev); err != nil {
 				return err
 			}
 		case <-x.s.wake:
@@ -107,6 +112,51 @@ func (x *session) serve() error {
 			return x.s.ctx.Err()
 		}
 	}
+}
+
+func (x *session) look() (due time.Time, err error) {
+	x.turn <- struct{}{}
+	defer x.rest()
+	if due, err = x.tend(time.Now()); err != nil {
+		x.drain()
+	}
+	return due, err
+}
+
+func (x *session) take(ev event) (look bool, err error) {
+	x.turn <- struct{}{}
+	defer x.rest()
+	defer x.link.untold.Add(-1)
+	return x.handle(ev)
+}
+
+func (x *session) rest() { <-x.turn }
+
+// end lets the link handle nothing more.
+func (x *session) end() {
+	x.turn <- struct{}{}
+	defer x.rest()
+	x.over = true
+}
+
+// straight handles a message for its link, unless something came before it, or is
+// being handled, or the session is over. Then it reports false.
+func (x *session) straight(msg *redis.Message) bool {
+	if !x.s.cfg.straight || x.link.untold.Load() != 0 {
+		return false
+	}
+	select {
+	case x.turn <- struct{}{}:
+		defer x.rest()
+	default:
+		return false
+	}
+	if x.over {
+		return false
+	}
+	x.alive()
+	x.deliver(msg)
+	return true
 }
 
 // tend does what is due, and returns when to look again.

@@ -29,6 +29,8 @@ func (c *Channels) shardOf(node redis.UniversalClient) *shard {
 		}
 		if c.router != nil {
 			cfg.displaced = s.displaced
+		} else {
+			cfg.straight = true
 		}
 		s.sub = newSubscription(cfg)
 		c.shards[node] = s

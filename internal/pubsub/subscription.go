@@ -38,10 +38,9 @@ import (
 // Config configures a [Subscription]. Open is required.
 //
 // The functions Message, Subscribed, Refused and Gap may be nil. They are
-// called one at a time and in order, from one goroutine, which does nothing
-// else meanwhile: they must not block. They may call Add, Remove, Renew and
-// Stats, but not Close. One that was about to be called when a channel was
-// removed may come just after Remove.
+// called one at a time and in order, and nothing else is done meanwhile: they must
+// not block. They may call Add, Remove, Renew and Stats, but not Close. One that
+// was about to be called when a channel was removed may come just after Remove.
 type Config struct {
 	// Open returns a fresh subscription without channels, for example
 	// rdb.Subscribe(ctx). It must not connect.
@@ -81,6 +80,11 @@ type Config struct {
 	// displaced, if set, makes the channels sharded ones. It is called when the
 	// server does not serve a channel, or no longer, and has to remove it.
 	displaced func(channel string, err error)
+
+	// straight lets the link that has read a message call Message itself, where
+	// nothing else is called: it wakes nobody in between. Meanwhile it reads nothing,
+	// so that what the server has sent is lost if the connection is given up then.
+	straight bool
 }
 
 func (c Config) withDefaults() Config {
