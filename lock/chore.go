@@ -51,6 +51,27 @@ func (c *chore) arm() {
 	c.timer.Reset(time.Until(c.next))
 }
 
+// current returns what tells the present run from others.
+func (c *chore) current() chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.running
+}
+
+// pass lets another run begin now although the given one has not returned, which is
+// to do nothing more then: stop does not wait for it any more.
+func (c *chore) pass(run chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.running != run || c.stopped {
+		return
+	}
+	c.running = nil
+	close(run)
+	c.next = time.Now()
+	c.arm()
+}
+
 func (c *chore) run() {
 	c.mu.Lock()
 	if c.stopped || c.running != nil {
@@ -69,6 +90,9 @@ func (c *chore) run() {
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.running != running { // it was passed
+		return
+	}
 	c.running = nil
 	close(running)
 	if !again.IsZero() && (c.next.IsZero() || again.Before(c.next)) {

@@ -35,7 +35,7 @@ type Lease struct {
 	deadline  time.Time     // when it counts as lost
 	life      time.Duration // what it was made or renewed for last
 	doomed    bool          // it is not renewed any more, since its endpoint takes no locks
-	timer     *time.Timer   // fires at the deadline
+	timer     *time.Timer   // fires at the deadline; nil until the first renewal is due, before which that cannot pass
 	skew      time.Duration
 
 	scheduled // the renewer's, under its mutex
@@ -74,11 +74,6 @@ func (l *Lease) start() error {
 	l.keep()
 	l.mu.Lock()
 	late := !time.Now().Before(l.deadline) || c.clock.jumped(l.skew, margin(l.life))
-	wait := time.Until(l.deadline)
-	if late {
-		wait = l.ttl // given back below, and not lost: nobody has seen it
-	}
-	l.timer = time.AfterFunc(wait, l.expire)
 	l.mu.Unlock()
 	l.counts.held.Add(1)
 	c.renewer.add(l) // from here on, Close sees it
@@ -208,7 +203,7 @@ func (l *Lease) leave(next state, err error) bool {
 	if !l.abandoned {
 		l.counts.held.Add(-1)
 	}
-	l.timer.Stop()
+	l.disarm()
 	l.client.renewer.remove(l)
 	return true
 }
@@ -240,7 +235,26 @@ func (l *Lease) extend(sent time.Time, skew time.Duration) {
 		return
 	}
 	l.life, l.deadline, l.skew = l.ttl, sent.Add(l.ttl-l.margin()), skew
-	l.timer.Reset(time.Until(l.deadline))
+	if l.timer != nil {
+		l.timer.Reset(time.Until(l.deadline))
+	}
+}
+
+// arm lets the lease be lost at its deadline, and reports whether it is held.
+func (l *Lease) arm() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state == held && l.timer == nil && !l.abandoned {
+		l.timer = time.AfterFunc(time.Until(l.deadline), l.expire)
+	}
+	return l.state == held
+}
+
+// disarm stops the timer. The caller holds mu.
+func (l *Lease) disarm() {
+	if l.timer != nil {
+		l.timer.Stop()
+	}
 }
 
 func (l *Lease) lives() time.Duration {
@@ -312,7 +326,7 @@ func (l *Lease) end(cause error) {
 func (l *Lease) abandon() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.timer.Stop()
+	l.disarm()
 	if l.state == held && !l.abandoned {
 		l.abandoned = true
 		l.counts.held.Add(-1)

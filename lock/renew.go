@@ -6,7 +6,6 @@ import (
 	"errors"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -17,20 +16,25 @@ const (
 	// batchSize bounds the commands of one pipeline.
 	batchSize = 1000
 
-	// batchPatience is how long the next batch of renewals waits for one.
-	batchPatience = 50 * time.Millisecond
+	// waitShare is which part of its life a lease that is due waits at the most for
+	// a renewal of others that hangs.
+	waitShare = 12
 )
 
 // The renewer renews all leases of a client: those that are due in one
-// pipeline, by one goroutine, which is there only while it does so. A server that
-// does not answer keeps that one waiting; what is due meanwhile gets another. A
-// lease whose renewal fails is tried again, until its own timer ends it.
+// pipeline, by one goroutine, which is there only while it does so. Where a server
+// does not answer, another one goes on before that costs a lease which is due
+// meanwhile. A lease whose renewal fails is tried again, until its own timer, which
+// it has from its first renewal on, ends it.
 type renewer struct {
 	client *Client
 	chore  chore
 
 	mu      sync.Mutex
 	held    dueHeap[*Lease]
+	checked time.Time     // when the clocks are compared next
+	relief  *time.Timer   // while a batch is under way: lets another go on
+	relieve time.Time     // when it does
 	flying  int           // batches under way
 	settled chan struct{} // closed when there are none; nil before stop
 }
@@ -42,10 +46,14 @@ func (r *renewer) init(c *Client) {
 
 func (r *renewer) add(l *Lease) {
 	r.mu.Lock()
+	if len(r.held) == 0 {
+		r.checked = time.Now().Add(clockCheck)
+	}
 	heap.Push(&r.held, l)
-	due := l.due
+	r.press(l)
+	next := earlier(l.due, r.checked)
 	r.mu.Unlock()
-	r.chore.plan(earlier(due, time.Now().Add(clockCheck)))
+	r.chore.plan(next)
 }
 
 // remove is called under the lease's own mutex, so nothing here may take that.
@@ -66,22 +74,83 @@ func (r *renewer) leases() []*Lease {
 
 // run renews what is due and returns when to look again: never, once nothing is held.
 func (r *renewer) run() (next time.Time) {
-	for _, l := range r.leases() {
-		l.checkClock()
-	}
-	if due := r.takeDue(); len(due) > 0 {
-		batches := slices.Collect(slices.Chunk(due, batchSize))
-		r.mu.Lock()
-		r.flying += len(batches)
-		r.mu.Unlock()
-		go r.renewAll(batches) // stop waits for it
+	this := r.chore.current()
+	for {
+		r.checkClocks()
+		due := r.takeDue()
+		if len(due) == 0 {
+			break
+		}
+		batch := slices.DeleteFunc(due, func(l *Lease) bool {
+			l.checkClock()
+			return !l.arm()
+		})
+		if len(batch) == 0 {
+			continue
+		}
+		stop := r.watch(func() { r.chore.pass(this) })
+		r.renew(batch)
+		stop()
+		if r.chore.current() != this { // another goes on
+			return time.Time{}
+		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.held) == 0 {
 		return time.Time{}
 	}
-	return earlier(r.held[0].due, time.Now().Add(clockCheck))
+	return earlier(r.held[0].due, r.checked)
+}
+
+func (r *renewer) checkClocks() {
+	now := time.Now()
+	r.mu.Lock()
+	early := now.Before(r.checked)
+	if !early {
+		r.checked = now.Add(clockCheck)
+	}
+	r.mu.Unlock()
+	if early {
+		return
+	}
+	for _, l := range r.leases() {
+		l.checkClock()
+	}
+}
+
+// watch calls pass if a batch is under way for so long that others cannot wait,
+// until stop is called.
+func (r *renewer) watch(pass func()) (stop func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.flying++
+	r.relieve = r.checked.Add(clockCheck / 2)
+	timer := time.AfterFunc(time.Until(r.relieve), pass)
+	r.relief = timer
+	for _, l := range r.held {
+		r.press(l)
+	}
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		timer.Stop()
+		if r.relief == timer {
+			r.relief = nil
+		}
+		if r.flying--; r.flying == 0 && r.settled != nil {
+			close(r.settled)
+		}
+	}
+}
+
+// press lets the batch that is under way be relieved in time for a lease. The caller
+// holds mu.
+func (r *renewer) press(l *Lease) {
+	if at := l.due.Add(l.ttl / waitShare); r.relief != nil && at.Before(r.relieve) {
+		r.relieve = at
+		r.relief.Reset(time.Until(at))
+	}
 }
 
 // stop ends the renewing, which is given up when ctx is done.
@@ -114,15 +183,15 @@ func await(ctx context.Context, done <-chan struct{}) error {
 	}
 }
 
-// takeDue returns the leases that are due, and if there are any also those that
-// will be shortly, so that leases acquired one after the other come to be renewed
-// together.
+// takeDue returns a batch of the leases that are due, and if there are any also
+// those that will be shortly, so that leases acquired one after the other come to be
+// renewed together.
 func (r *renewer) takeDue() []*Lease {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
 	var due []*Lease
-	for len(r.held) > 0 {
+	for len(r.held) > 0 && len(due) < batchSize {
 		l := r.held[0]
 		if ahead := l.due.Sub(now); ahead > l.ttl/20 || ahead > 0 && due == nil {
 			break
@@ -141,34 +210,8 @@ func (r *renewer) plan(l *Lease, due time.Time) {
 	}
 }
 
-// renewAll renews one batch after the other. Where one has no answer for a while,
-// another goroutine goes on with the rest.
-func (r *renewer) renewAll(batches [][]*Lease) {
-	for len(batches) > 0 {
-		batch := batches[0]
-		batches = batches[1:]
-		if len(batches) == 0 {
-			r.renew(batch)
-			return
-		}
-		var passed atomic.Bool // the rest, to another
-		rest := batches
-		timer := time.AfterFunc(batchPatience, func() {
-			if passed.CompareAndSwap(false, true) {
-				r.renewAll(rest)
-			}
-		})
-		r.renew(batch)
-		timer.Stop()
-		if !passed.CompareAndSwap(false, true) {
-			return
-		}
-	}
-}
-
 // renew renews a batch. It gives up in time for another try.
 func (r *renewer) renew(batch []*Lease) {
-	defer r.landed()
 	c := r.client
 	patience := releaseTimeout
 	for _, l := range batch {
@@ -202,19 +245,16 @@ func (r *renewer) renew(batch []*Lease) {
 	}
 }
 
-func (r *renewer) landed() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.flying--; r.flying == 0 && r.settled != nil {
-		close(r.settled)
-	}
-}
-
-// again makes the lease due at the given time, if it is held still.
+// again makes the lease due at the given time, if it is held still and was not
+// hurried while its renewal was under way.
 func (r *renewer) again(l *Lease, due time.Time) {
 	r.mu.Lock()
-	r.plan(l, due)
+	r.plan(l, earlier(due, l.due))
+	due = l.due
 	held := l.index >= 0
+	if held {
+		r.press(l)
+	}
 	r.mu.Unlock()
 	if held {
 		r.chore.plan(due)
