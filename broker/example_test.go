@@ -239,4 +239,42 @@ func ExampleScheduler() {
 	defer cancel()
 	fmt.Println(scheduler.Run(ctx))
 	// Output: <nil>
+
+// A middleware that logs each attempt and hands the trace on.
+func ExampleMiddleware() {
+	rdb, closeAll := connect()
+	defer closeAll()
+	client, _ := broker.New(rdb, broker.Config{})
+	defer client.Close()
+
+	type traceKey struct{}
+	logged := func(next broker.Handler) broker.Handler {
+		return func(ctx context.Context, d *broker.Delivery) error {
+			ctx = context.WithValue(ctx, traceKey{}, d.Header("traceparent"))
+			err := next(ctx, d)
+			fmt.Println("logged:", d.Task, d.Attempt, err)
+			return err
+		}
+	}
+	worker, _ := broker.NewWorker(client, broker.WorkerConfig{Middleware: []broker.Middleware{logged}})
+	greet := broker.NewTask[string]("greet", broker.TaskConfig{})
+	done := make(chan struct{})
+	greet.Handle(worker, func(ctx context.Context, name string) error {
+		fmt.Println("Hello,", name, ctx.Value(traceKey{}))
+		if broker.FromContext(ctx).Unfinished == 0 {
+			close(done)
+		}
+		return nil
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	stopped := make(chan error)
+	go func() { stopped <- worker.Run(ctx) }()
+
+	greet.Publish(ctx, client, "Ada", broker.Header("traceparent", "00-4bf9-01"))
+	<-done
+	stop()
+	<-stopped
+	// Output:
+	// Hello, Ada 00-4bf9-01
+	// logged: greet 1 <nil>
 }

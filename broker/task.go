@@ -209,7 +209,9 @@ func (t *Task[A]) Publish(ctx context.Context, c *Client, arg A, opts ...Publish
 //   - an error: it is tried again after its backoff, or becomes a dead letter
 //     after the last attempt; so does a panic, which is logged with its stack
 //   - [RetryAfter]: it is tried again after that time
+//   - [Snooze]: it runs again after that time, as the same attempt
 //   - [Reject]: it becomes a dead letter
+//   - [Skip]: it ends without having been done
 //
 // If the worker stops before h returns, ctx ends, and an error gives the task
 // back without counting the attempt. [FromContext] tells about the delivery.
