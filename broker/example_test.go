@@ -239,6 +239,7 @@ func ExampleScheduler() {
 	defer cancel()
 	fmt.Println(scheduler.Run(ctx))
 	// Output: <nil>
+}
 
 // A middleware that logs each attempt and hands the trace on.
 func ExampleMiddleware() {
