@@ -16,6 +16,7 @@ import (
 	"github.com/redisha/redisha/internal/batch"
 	"github.com/redisha/redisha/internal/coalesce"
 	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/tracking"
 )
 
 // A Client is the cache role: what all views of one cache share. It is safe for
@@ -33,7 +34,9 @@ type Client struct {
 	stats   counters
 
 	spacesMu sync.Mutex
-	spaces   map[string]*keyspace // by prefix
+	spaces   map[string]*keyspace             // by prefix
+	tracker  atomic.Pointer[tracking.Tracker] // nil before the first read of a view with an L1
+	began    time.Time
 
 	fallbacks chan struct{} // a place for each load past Redis
 	keptBytes atomic.Int64  // of what was loaded so, and is kept for a while
@@ -42,7 +45,7 @@ type Client struct {
 	ctx       context.Context
 	stop      context.CancelCauseFunc // ends ctx, and with it all loads
 
-	warnedFallback, warnedDead, warnedFill, warnedSize throttle
+	warnedLocal, warnedFallback, warnedDead, warnedFill, warnedSize throttle
 }
 
 // New returns a client that keeps its values in rdb, which redisha.Open made or
@@ -63,6 +66,7 @@ func New(rdb redis.UniversalClient, cfg Config) (*Client, error) {
 		root:      cfg.root(),
 		log:       cmp.Or(cfg.Logger, c.Logger()),
 		spaces:    make(map[string]*keyspace),
+		began:     time.Now(),
 		fallbacks: make(chan struct{}, cfg.MaxFallbacks),
 		refreshes: make(chan struct{}, maxRefreshes),
 		running:   group{idle: make(chan struct{})},
@@ -100,9 +104,9 @@ func (c *Client) Close() error {
 	idle := c.running.close()
 	c.owed.stopped()
 	c.stop(ErrClosed)
+	err := c.unwatch()
 	ctx, cancel := context.WithTimeout(context.Background(), c.cfg.CloseTimeout)
 	defer cancel()
-	var err error
 	select {
 	case <-idle:
 	case <-ctx.Done():

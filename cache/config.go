@@ -171,9 +171,32 @@ type ViewConfig struct {
 	// are still read.
 	MinCompressBytes int
 
-	// Clone lets a request scope (see [Client.Scope]) keep and give out copies,
-	// which callers may change. V is string, []byte, or has a method
-	// Clone() V that copies all that a caller may change. By default values are shared.
+	// LocalEntries is how many values and absences this process keeps of the view,
+	// decoded (an L1), so that most reads of what is in frequent use do not ask
+	// Redis. It holds them until the server tells that the key has changed, by
+	// whomever, expired or was evicted: some milliseconds later in other processes,
+	// and at once in this one. Whenever that may have been missed (a connection that
+	// broke, a failover) all of them are given up. What a server does not tell at all,
+	// being a proxy, or since the user may not CLIENT TRACKING, or since it was cut off
+	// and does not know yet that it is no primary any more, is seen when LocalMaxAge
+	// is over.
+	//
+	// What is kept lasts as long as the client: make such a view once. It reads from
+	// the primary; a client that reads from replicas cannot have it, nor a view with
+	// Tags, nor a Cluster's client that redisha did not make. Redis 6.0 or later.
+	// Defaults to none; must not be negative.
+	LocalEntries int
+
+	// LocalMaxAge is the longest time for which a local copy is returned, counted
+	// from before it was read: the bound of how old it can be, even if the server
+	// tells nothing. Where TTL or, for an absence, AbsentTTL is shorter, that is.
+	// Defaults to 15s; must not be negative. Unused without LocalEntries.
+	LocalMaxAge time.Duration
+
+	// Clone lets local copies and request scopes (see [Client.Scope]) keep and give
+	// out copies, which callers may change. V is a string, []byte, or has a method
+	// Clone() V, which copies all that a caller may change. By default a value is
+	// shared by all who find it there: it must not be changed.
 	Clone bool
 }
 
@@ -188,6 +211,7 @@ const (
 	defaultMaxValue    = 1 << 20
 	maxMaxValue        = 512 << 20
 	defaultMinCompress = 256
+	defaultLocalMaxAge = 15 * time.Second
 )
 
 func (c ViewConfig) withDefaults(role Config) ViewConfig {
@@ -195,6 +219,7 @@ func (c ViewConfig) withDefaults(role Config) ViewConfig {
 	c.AbsentTTL = cmp.Or(c.AbsentTTL, min(defaultAbsentTTL, c.TTL))
 	c.ErrorTTL = cmp.Or(c.ErrorTTL, defaultErrorTTL)
 	c.LoadTimeout = cmp.Or(c.LoadTimeout, defaultLoadTimeout)
+	c.LocalMaxAge = cmp.Or(c.LocalMaxAge, defaultLocalMaxAge)
 	c.MaxValueBytes = cmp.Or(c.MaxValueBytes, defaultMaxValue)
 	c.MinCompressBytes = cmp.Or(c.MinCompressBytes, role.MinCompressBytes, defaultMinCompress)
 	if c.Codec == nil {
@@ -238,6 +263,12 @@ func (c ViewConfig) validate(name string) error {
 	}
 	if c.LoadTimeout < time.Millisecond || c.LoadTimeout > maxLoadTimeout {
 		bad("LoadTimeout is %s, want 1ms to %s, or 0 for %s", c.LoadTimeout, maxLoadTimeout, defaultLoadTimeout)
+	}
+	if c.LocalEntries < 0 {
+		bad("LocalEntries is %d, want at least 1, or 0 for none", c.LocalEntries)
+	}
+	if c.LocalMaxAge < 0 {
+		bad("LocalMaxAge is %s, want more than 0, or 0 for %s", c.LocalMaxAge, defaultLocalMaxAge)
 	}
 	if c.MaxValueBytes < 1 || c.MaxValueBytes > maxMaxValue {
 		bad("MaxValueBytes is %d, want 1 to %d, or 0 for %d", c.MaxValueBytes, maxMaxValue, defaultMaxValue)

@@ -80,6 +80,7 @@ func TestDefaultsOfAView(t *testing.T) {
 	require.NoError(t, cfg.validate("name"))
 	require.Equal(t, ViewConfig{
 		TTL: time.Hour, AbsentTTL: 10 * time.Second, ErrorTTL: 500 * time.Millisecond, LoadTimeout: 10 * time.Second, Codec: JSON, MaxValueBytes: 1 << 20, MinCompressBytes: 256,
+		LocalMaxAge: 15 * time.Second,
 	}, cfg)
 	ofRole := ViewConfig{}.withDefaults(Config{TTL: time.Minute, MinCompressBytes: 99})
 	require.Equal(t, time.Minute, ofRole.TTL)

@@ -83,18 +83,17 @@ func (v *View[K, V]) deletePart(ctx context.Context, hold int64, keys []K, failu
 	cmds := v.c.runMany(ctx, deleteScript, redisKeys, func(int) []any { return []any{hold} })
 	deleted := redisKeys[:0]
 	for i, redisKey := range redisKeys {
-		v.changed(ctx, keys[i], redisKey, 0, nil)
 		v.forget(keys[i], redisKey)
-		err := cmds[i].Err()
-		if err == nil {
+		if err := cmds[i].Err(); err == nil {
 			deleted = append(deleted, redisKey)
-			continue
+		} else {
+			v.c.countError(ctx)
+			failures.add(keys[i], v.c.subject(redisKey), whoseEnd(ctx, err))
+			if !isFinal(err) {
+				v.c.owed.add(redisKey, until, v.prefix, v.Clear)
+			}
 		}
-		v.c.countError(ctx)
-		failures.add(keys[i], v.c.subject(redisKey), whoseEnd(ctx, err))
-		if !isFinal(err) {
-			v.c.owed.add(redisKey, until, v.prefix, v.Clear)
-		}
+		v.changed(ctx, keys[i], redisKey, 0, nil) // when what is owed is known: a read asks for it after its mark
 	}
 	v.c.owed.deleted(epoch, until, deleted...)
 }

@@ -52,6 +52,15 @@
 // [Client.Scope], or [Client.Middleware] for HTTP, makes the views keep what one
 // request has found, decoded, so that its layers ask Redis once for each key.
 //
+// # Local copies
+//
+// With ViewConfig.LocalEntries the process keeps copies of what it has read, until
+// the server tells that a key has changed (CLIENT TRACKING), by whomever, or until
+// they are ViewConfig.LocalMaxAge old. Writes of the process are seen by it at once,
+// those of others within the time of a message; whenever one may have been missed,
+// all copies are given up. A process that is cut off together with a primary that
+// is none any more may read old copies until they have that age.
+//
 // # What is stored
 //
 // One string per key, <namespace>:cache:<view>:<key>, always with a TTL: the

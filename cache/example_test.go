@@ -249,6 +249,22 @@ func ExampleView_Clear() {
 	// cache: miss
 }
 
+// Most reads of a value that everybody needs do not leave the process.
+func ExampleViewConfig_localEntries() {
+	client, _, closeAll := connect()
+	defer closeAll()
+	ctx := context.Background()
+	settings := cache.NewView[string, string](client, "setting", cache.ViewConfig{LocalEntries: 1000})
+	_ = settings.Set(ctx, "theme", "dark")
+
+	for client.Stats().LocalHits < 100 {
+		_, _ = settings.Get(ctx, "theme")
+	}
+	_ = settings.Set(ctx, "theme", "light") // is seen at once in this process
+	fmt.Println(settings.Get(ctx, "theme"))
+	// Output: light <nil>
+}
+
 func ExampleView_GetInto() {
 	client, _, closeAll := connect()
 	defer closeAll()

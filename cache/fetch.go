@@ -126,9 +126,9 @@ func (v *View[K, V]) take(fl *flight[V], key K, redisKey string, own bool, visit
 	if fl.res.stored {
 		switch err {
 		case nil:
-			v.keepInScope(visit, key, hit, &e.Value)
+			v.keepInScope(visit, key, found{state: hit}, &e.Value)
 		case ErrNotFound: //nolint:errorlint // it is set bare
-			v.keepInScope(visit, key, absent, &e.Value)
+			v.keepInScope(visit, key, found{state: absent}, &e.Value)
 		}
 	}
 	return e, err

@@ -100,6 +100,7 @@ func (f *fetching[K, V]) read(due []*wanted[K, V]) {
 	redisKeys := make([]string, len(due))
 	for i, w := range due {
 		redisKeys[i] = w.redisKey
+		v.asking(f.ctx, &w.visit, w.key, w.redisKey)
 	}
 	reads, known := v.readMany(f.ctx, redisKeys)
 	took, answered := time.Since(start), false
@@ -109,11 +110,12 @@ func (f *fetching[K, V]) read(due []*wanted[K, V]) {
 			continue
 		}
 		answered = true
+		node := reads[i].Node()
 		w.found = v.judge(f.ctx, w.redisKey, reads[i].Value, &w.value, nil, known)
+		v.keep(&w.visit, w.key, w.found, &w.value, node)
 		if w.found.state == unread {
 			w.found = v.recall(f.ctx, w.redisKey, &w.value, nil, v.c.unread(f.ctx, w.found.err, took))
 		}
-		v.keep(&w.visit, w.key, w.found.state, &w.value)
 	}
 	if answered {
 		v.c.stats.getTime.Observe(time.Since(start))

@@ -25,7 +25,8 @@ type Entry[V any] struct {
 	Source Source
 
 	// Age is how long ago the value was stored, by the clocks of who stored it and
-	// who reads it; 0 if that is unknown, as in a plain view or a request scope.
+	// who reads it; 0 if that is unknown, as in a plain view, or for what a request
+	// scope has of a write or a load.
 	Age time.Duration
 
 	// Stale says that the value's TTL is over, or that [View.Expire] has ended it:
@@ -40,9 +41,10 @@ const (
 	FromLoader Source = iota // from the load of this call, or one that it shared
 	FromRedis
 	FromRequest // the request scope of the context
+	FromLocal   // the process' own copies (ViewConfig.LocalEntries)
 )
 
-// String returns "loader", "redis" or "request".
+// String returns "loader", "redis", "request" or "local".
 func (s Source) String() string {
 	switch s {
 	case FromLoader:
@@ -51,6 +53,8 @@ func (s Source) String() string {
 		return "redis"
 	case FromRequest:
 		return "request"
+	case FromLocal:
+		return "local"
 	default:
 		return "unknown"
 	}

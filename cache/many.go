@@ -40,7 +40,9 @@ func (v *View[K, V]) GetMany(ctx context.Context, keys []K) []Result[V] {
 			results[i].Value, results[i].Err = v.give(k)
 			continue
 		}
-		redisKeys, due = append(redisKeys, joinKey(v.prefix, key)), append(due, i)
+		redisKey := joinKey(v.prefix, key)
+		v.asking(ctx, &visits[i], key, redisKey)
+		redisKeys, due = append(redisKeys, redisKey), append(due, i)
 	}
 	if len(due) == 0 {
 		return results
@@ -57,11 +59,12 @@ func (v *View[K, V]) GetMany(ctx context.Context, keys []K) []Result[V] {
 			continue
 		}
 		answered = true
+		node := reads[n].Node()
 		f := v.judge(ctx, redisKey, reads[n].Value, &result.Value, nil, known)
+		v.keep(&visits[i], keys[i], f, &result.Value, node)
 		if f.state == unread {
 			f = v.recall(ctx, redisKey, &result.Value, nil, v.c.unread(ctx, f.err, took))
 		}
-		v.keep(&visits[i], keys[i], f.state, &result.Value)
 		if f.state == stale {
 			var zero V
 			result.Value = zero

@@ -5,7 +5,9 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // A keyspace is what the views of one prefix share in a client, of whatever types
@@ -13,11 +15,13 @@ import (
 type keyspace struct {
 	prefix string
 	locals atomic.Pointer[[]localTier] // copied to be changed
+	watch  atomic.Pointer[watch]       // nil before the first read of a view with an L1
 }
 
 // A localTier is the L1 of a view.
 type localTier interface {
 	evict(text string) // the key of that text
+	clear()
 }
 
 // keyspace returns that of a prefix.
@@ -30,6 +34,18 @@ func (c *Client) keyspace(prefix string) *keyspace {
 		c.spaces[prefix] = s
 	}
 	return s
+}
+
+// add adds an L1, which lasts as long as the client.
+func (s *keyspace) add(c *Client, l localTier) {
+	c.spacesMu.Lock()
+	defer c.spacesMu.Unlock()
+	var locals []localTier
+	if before := s.locals.Load(); before != nil {
+		locals = append(locals, *before...)
+	}
+	locals = append(locals, l)
+	s.locals.Store(&locals)
 }
 
 // evict removes a key from the L1s.
@@ -47,6 +63,7 @@ type visit[K Key, V any] struct {
 	snapshot *snapshot[K, V] // nil: the context has no scope
 	changes  uint64
 	source   Source // of what was found
+	from     origin // of what an L1 may keep
 }
 
 // near looks for key in the local tiers. If it returns nil, what is read then can be
@@ -61,7 +78,18 @@ func (v *View[K, V]) near(ctx context.Context, key K, visit *visit[K, V]) *kept[
 		}
 		visit.snapshot, visit.changes = s, changes
 	}
-	return nil
+	if v.local == nil {
+		return nil
+	}
+	k := v.local.find(key)
+	if k != nil {
+		v.c.stats.localHits.Inc()
+		visit.source = FromLocal
+		if visit.snapshot != nil {
+			visit.snapshot.add(key, k, visit.changes)
+		}
+	}
+	return k
 }
 
 // give returns what is kept, as Get does.
@@ -75,27 +103,46 @@ func (v *View[K, V]) give(k *kept[V]) (V, error) {
 // giveEntry is give, as FetchEntry does.
 func (v *View[K, V]) giveEntry(k *kept[V], visit *visit[K, V]) (Entry[V], error) {
 	value, err := v.give(k)
-	return Entry[V]{Value: value, Source: visit.source}, err
+	h := header{stored: k.stored}
+	return Entry[V]{Value: value, Source: visit.source, Age: h.age(time.Now())}, err
 }
 
-// keep adds to the local tiers what Redis has for key, if that is an answer.
-func (v *View[K, V]) keep(visit *visit[K, V], key K, s state, value *V) {
-	if visit == nil || s != hit && s != absent {
+// asking is called before Redis is asked for what the local tiers do not have.
+func (v *View[K, V]) asking(ctx context.Context, visit *visit[K, V], key K, redisKey string) {
+	if visit != nil && v.local != nil {
+		v.local.begin(ctx, key, redisKey, &visit.from)
+	}
+}
+
+// keep adds to the local tiers what node has sent, if that is an answer.
+func (v *View[K, V]) keep(visit *visit[K, V], key K, f found, value *V, node string) {
+	if visit == nil || f.state != hit && f.state != absent {
 		return
 	}
-	v.keepInScope(visit, key, s, value)
+	if v.local == nil {
+		v.keepInScope(visit, key, f, value)
+		return
+	}
+	k := v.keepable(f, value)
+	v.local.put(key, k, f.head.softExpiry, &visit.from, node)
+	if visit.snapshot != nil {
+		visit.snapshot.add(key, k, visit.changes)
+	}
 }
 
 // keepInScope adds to the request's scope.
-func (v *View[K, V]) keepInScope(visit *visit[K, V], key K, s state, value *V) {
-	if visit.snapshot == nil {
-		return
+func (v *View[K, V]) keepInScope(visit *visit[K, V], key K, f found, value *V) {
+	if visit.snapshot != nil {
+		visit.snapshot.add(key, v.keepable(f, value), visit.changes)
 	}
-	k := &kept[V]{absent: s == absent}
-	if s == hit {
+}
+
+func (v *View[K, V]) keepable(f found, value *V) *kept[V] {
+	k := &kept[V]{absent: f.state == absent, stored: f.head.stored}
+	if !k.absent {
 		k.value = v.copyOf(*value)
 	}
-	visit.snapshot.add(key, k, visit.changes)
+	return k
 }
 
 // changing is called before this process changes key, and changed afterwards: no
@@ -124,6 +171,11 @@ func (v *View[K, V]) changed(ctx context.Context, key K, redisKey string, change
 
 // clearNear removes the values of the view from the local tiers.
 func (v *View[K, V]) clearNear(ctx context.Context) {
+	if locals := v.space.locals.Load(); locals != nil {
+		for _, l := range *locals {
+			l.clear()
+		}
+	}
 	if s, _ := ctx.Value(scopeKey{v.c}).(*scope); s != nil {
 		for _, known := range s.list() {
 			if known.space == v.space {
@@ -174,4 +226,16 @@ func (v *View[K, V]) copyOf(value V) V {
 		return value
 	}
 	return v.clone(value)
+}
+
+// evict removes a key from the L1s.
+func (c *Client) evict(redisKey string) {
+	rest, _ := strings.CutPrefix(redisKey, c.root)
+	name, text, _ := strings.Cut(rest, ":")
+	c.spacesMu.Lock()
+	s := c.spaces[c.root+name+":"]
+	c.spacesMu.Unlock()
+	if s != nil {
+		s.evict(text)
+	}
 }

@@ -245,6 +245,9 @@ func (o *owed) repeat(keys []string, debts []debt) {
 	}
 	epoch := o.c.rdb.Epoch()
 	cmds := o.c.runMany(ctx, deleteScript, keys, func(i int) []any { return []any{max(debts[i].until-time.Now().UnixMilli(), 0)} })
+	for _, key := range keys {
+		o.c.evict(key)
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for i, key := range keys {

@@ -108,7 +108,9 @@ type snapshot[K Key, V any] struct {
 // A kept value stands in a local tier. It does not change.
 type kept[V any] struct {
 	value  V
-	absent bool // there is none, which is known
+	absent bool   // there is none, which is known
+	stored uint64 // Unix time in ms; 0: unknown
+	until  int64  // in an L1, by Client.clock
 }
 
 // find returns what the request has seen of key. If that is nothing, what is read

@@ -3,6 +3,7 @@ package cache
 import (
 	"github.com/redisha/redisha/internal/conn"
 	"github.com/redisha/redisha/internal/stats"
+	"github.com/redisha/redisha/internal/tracking"
 )
 
 // Stats is what a client and its views did. Counts run since New.
@@ -11,6 +12,15 @@ type Stats struct {
 	Conn conn.Stats
 
 	ScopeHits uint64 // reads that found a value or an absence in a request scope
+	LocalHits uint64 // reads that found one among the local copies (ViewConfig.LocalEntries)
+
+	// LocalFlushes is how often all local copies were given up, since changes may
+	// have been missed.
+	LocalFlushes LocalFlushes
+
+	// Tracking is what the connections do by which servers tell of changes. It is
+	// zero without local copies.
+	Tracking tracking.Stats
 
 	Hits     uint64 // reads that found a value in Redis
 	Absences uint64 // reads that found a cached absence in Redis
@@ -81,6 +91,8 @@ type Stats struct {
 
 // counters is where a client counts; see Stats.
 type counters struct {
+	localHits                                               stats.Counter
+	localFlushes                                            flushCounters
 	scopeHits                                               stats.Counter
 	hits, absences, stale, misses, errors, decodeErrors     stats.Counter
 	refreshes, refreshesRefused, softTimeouts               stats.Counter
@@ -104,9 +116,17 @@ func (c *Client) Stats() Stats {
 		batched.Batches += replicas.Batches
 		batched.Keys += replicas.Keys
 	}
+	var tracked tracking.Stats
+	if t := c.tracker.Load(); t != nil {
+		tracked = t.Stats()
+	}
+	flushes := &n.localFlushes
 	return Stats{
 		Conn:             c.rdb.Stats(),
 		ScopeHits:        n.scopeHits.Load(),
+		LocalHits:        n.localHits.Load(),
+		LocalFlushes:     LocalFlushes{flushes.flushed.Load(), flushes.failover.Load(), flushes.connection.Load()},
+		Tracking:         tracked,
 		Hits:             n.hits.Load(),
 		Absences:         n.absences.Load(),
 		Stale:            n.stale.Load(),

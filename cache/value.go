@@ -132,6 +132,7 @@ func (v *View[K, V]) decode(ctx context.Context, redisKey string, stored []byte,
 // there is one. See judge for the codec.
 func (v *View[K, V]) read(ctx context.Context, key K, redisKey string, value *V, codec Codec, visit *visit[K, V]) found {
 	start := time.Now()
+	v.asking(ctx, visit, key, redisKey)
 	err := v.c.owed.check(v.prefix, redisKey)
 	var stored coalesce.Value
 	var known *generations
@@ -145,11 +146,12 @@ func (v *View[K, V]) read(ctx context.Context, key K, redisKey string, value *V,
 	if err != nil {
 		return v.recall(ctx, redisKey, value, codec, v.c.unread(ctx, err, time.Since(start)))
 	}
+	node := stored.Node()
 	f := v.judge(ctx, redisKey, stored, value, codec, known)
 	if f.state == unread {
 		return v.recall(ctx, redisKey, value, codec, v.c.unread(ctx, f.err, time.Since(start)))
 	}
-	v.keep(visit, key, f.state, value)
+	v.keep(visit, key, f, value, node)
 	v.c.stats.getTime.Observe(time.Since(start))
 	return f
 }

@@ -24,8 +24,9 @@ type View[K Key, V any] struct {
 	flights  *table[K, V]
 	outage   *outage
 	space    *keyspace
-	clone    func(V) V // nil: local tiers share values
-	timedOut error     // the cause of a load's end at its timeout
+	clone    func(V) V    // nil: local tiers share values
+	local    *local[K, V] // nil: there is no L1
+	timedOut error        // the cause of a load's end at its timeout
 
 	generationKey string   // where the view's generation stands, if it has tags
 	guesses       *guesses // which tags entries had; nil without tags
@@ -55,6 +56,9 @@ func (v *View[K, V]) define(name string) error {
 		return errors.New("nil Client: pass what New returned")
 	}
 	errs := []error{v.cfg.validate(name)}
+	if v.cfg.LocalEntries > 0 {
+		errs = append(errs, v.c.localAllowed(v.cfg.Tags))
+	}
 	if codec, ok := v.cfg.Codec.(typeChecker); ok {
 		errs = append(errs, codec.check(reflect.TypeFor[V]()))
 	}
@@ -77,6 +81,10 @@ func (v *View[K, V]) define(name string) error {
 		v.guesses = newGuesses()
 	}
 	v.space = v.c.keyspace(v.prefix)
+	if v.cfg.LocalEntries > 0 {
+		v.local = newLocal[K, V](v.c, v.space, v.cfg)
+		v.space.add(v.c, v.local)
+	}
 	v.timedOut = fmt.Errorf("the load took longer than %s (ViewConfig.LoadTimeout): %w", v.cfg.LoadTimeout, context.DeadlineExceeded)
 	v.taking = v.cfg.Codec
 	if v.cfg.Codec == Raw && v.c.rdb.Own() { // a foreign client may cache its replies

@@ -110,6 +110,11 @@
 //
 //	redisha_cache_reads_total                counter    outcome, role
 //	redisha_cache_scope_hits_total           counter    role
+//	redisha_cache_local_hits_total           counter    role
+//	redisha_cache_local_flushes_total        counter    cause, role
+//	redisha_cache_tracked_keys_total         counter    role
+//	redisha_cache_tracking_connections       gauge      role
+//	redisha_cache_tracking_refused           gauge      role
 //	redisha_cache_errors_total               counter    role
 //	redisha_cache_decode_errors_total        counter    role
 //	redisha_cache_read_batches_total         counter    role

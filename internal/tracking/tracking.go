@@ -89,8 +89,11 @@ var (
 	// ErrFlushed is the cause of a gap when all keys of a server were deleted.
 	ErrFlushed = errors.New("the server was flushed")
 
-	errEpoch  = errors.New("the primary has changed")
-	errSlots  = errors.New("slots of the Cluster have moved")
+	// ErrMoved is wrapped by the cause of a gap when another server has the keys.
+	ErrMoved = errors.New("the keys have moved")
+
+	errEpoch  = fmt.Errorf("%w: the primary has changed", ErrMoved)
+	errSlots  = fmt.Errorf("%w: slots of the Cluster are elsewhere", ErrMoved)
 	errBegins = errors.New("another server tells of changes from now on")
 )
 
