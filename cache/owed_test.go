@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -145,11 +146,11 @@ func TestAViewThatIsBeingClearedIsClearedAgain(t *testing.T) {
 		s, rdb := newServer(t)
 		s.SetError("ERR keys are not deleted", "eval", "evalsha")
 		c := newClient(t, rdb, Config{})
-		cleared := 0
+		var cleared atomic.Int64
 		clear := func(context.Context) error {
-			cleared++
+			n := cleared.Add(1)
 			time.Sleep(time.Second)
-			if cleared == 1 {
+			if n == 1 {
 				return errors.New("not yet")
 			}
 			return nil
@@ -162,7 +163,7 @@ func TestAViewThatIsBeingClearedIsClearedAgain(t *testing.T) {
 		c.owed.add("l", 0, "v:", clear)
 		require.ErrorIs(t, c.owed.check("v:", "m"), errViewOwed)
 		time.Sleep(5 * time.Second)
-		require.Equal(t, 3, cleared)
+		require.EqualValues(t, 3, cleared.Load())
 		require.NoError(t, c.owed.check("v:", "m"))
 		require.ErrorIs(t, c.owed.check("v:", "0"), errOwed)
 	})
