@@ -115,6 +115,7 @@ func (f *fetching[K, V]) read(due []*wanted[K, V]) {
 		v.keep(&w.visit, w.key, w.found, &w.value, node)
 		if w.found.state == unread {
 			w.found = v.recall(f.ctx, w.redisKey, &w.value, nil, v.c.unread(f.ctx, w.found.err, took))
+			continue
 		}
 	}
 	if answered {
