@@ -3,7 +3,6 @@ package cache
 import (
 	"github.com/redisha/redisha/internal/conn"
 	"github.com/redisha/redisha/internal/stats"
-	"github.com/redisha/redisha/internal/tracking"
 )
 
 // Stats is what a client and its views did. Counts run since New.
@@ -18,9 +17,8 @@ type Stats struct {
 	// have been missed.
 	LocalFlushes LocalFlushes
 
-	// Tracking is what the connections do by which servers tell of changes. It is
-	// zero without local copies.
-	Tracking tracking.Stats
+	// Tracking is how servers tell of changes. It is zero without local copies.
+	Tracking TrackingStats
 
 	Hits     uint64 // reads that found a value in Redis
 	Absences uint64 // reads that found a cached absence in Redis
@@ -116,17 +114,13 @@ func (c *Client) Stats() Stats {
 		batched.Batches += replicas.Batches
 		batched.Keys += replicas.Keys
 	}
-	var tracked tracking.Stats
-	if t := c.tracker.Load(); t != nil {
-		tracked = t.Stats()
-	}
 	flushes := &n.localFlushes
 	return Stats{
 		Conn:             c.rdb.Stats(),
 		ScopeHits:        n.scopeHits.Load(),
 		LocalHits:        n.localHits.Load(),
 		LocalFlushes:     LocalFlushes{flushes.flushed.Load(), flushes.failover.Load(), flushes.connection.Load()},
-		Tracking:         tracked,
+		Tracking:         c.trackingStats(),
 		Hits:             n.hits.Load(),
 		Absences:         n.absences.Load(),
 		Stale:            n.stale.Load(),

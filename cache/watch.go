@@ -82,6 +82,22 @@ type LocalFlushes struct {
 	Connection uint64 // a connection by which a server tells of changes was lost, or is new where values were kept without
 }
 
+// TrackingStats is how servers tell a client of changes (CLIENT TRACKING).
+type TrackingStats struct {
+	Connections int    // servers that tell now
+	Refused     int    // servers that do not let themselves be tracked: local copies are bounded by their age alone
+	Keys        uint64 // keys of which they have told
+}
+
+func (c *Client) trackingStats() TrackingStats {
+	t := c.tracker.Load()
+	if t == nil {
+		return TrackingStats{}
+	}
+	s := t.Stats()
+	return TrackingStats{Connections: s.Connections, Refused: s.Refused, Keys: s.Keys}
+}
+
 type flushCounters struct{ flushed, failover, connection stats.Counter }
 
 // flushed is told that changes may have been missed.
