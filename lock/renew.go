@@ -34,6 +34,7 @@ type renewer struct {
 	held    dueHeap[*Lease]
 	checked time.Time     // when the clocks are compared next
 	relief  *time.Timer   // while a batch is under way: lets another go on
+	begun   time.Time     // of that batch
 	relieve time.Time     // when it does
 	flying  int           // batches under way
 	settled chan struct{} // closed when there are none; nil before stop
@@ -125,7 +126,11 @@ func (r *renewer) watch(pass func()) (stop func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.flying++
-	r.relieve = r.checked.Add(clockCheck / 2)
+	r.begun = time.Now()
+	r.relieve = r.begun.Add(clockCheck / 4)
+	if r.checked.After(r.relieve) {
+		r.relieve = r.checked // so that the clocks are compared
+	}
 	timer := time.AfterFunc(time.Until(r.relieve), pass)
 	r.relief = timer
 	for _, l := range r.held {
@@ -144,10 +149,18 @@ func (r *renewer) watch(pass func()) (stop func()) {
 	}
 }
 
-// press lets the batch that is under way be relieved in time for a lease. The caller
-// holds mu.
+// press lets the batch that is under way be relieved in time for a lease. One that is
+// late already gives it the same time, else nothing but goroutines would come of it.
+// The caller holds mu.
 func (r *renewer) press(l *Lease) {
-	if at := l.due.Add(l.ttl / waitShare); r.relief != nil && at.Before(r.relieve) {
+	if r.relief == nil {
+		return
+	}
+	from := l.due
+	if from.Before(r.begun) {
+		from = r.begun
+	}
+	if at := from.Add(l.ttl / waitShare); at.Before(r.relieve) {
 		r.relieve = at
 		r.relief.Reset(time.Until(at))
 	}
