@@ -17,8 +17,14 @@ import (
 // it. At most 800 ms.
 const blockFor = 600 * time.Millisecond
 
-// maxFetch bounds the tasks of one reply.
-const maxFetch = 256
+// Bounds of one reply: of its tasks, and of their bytes. fetch.lua knows the latter,
+// too. What is read beyond them is fetchStep tasks at most, or one after a large one.
+const (
+	maxFetch      = 256
+	maxFetchBytes = 2 << 20
+	fetchStep     = 16
+	largeTask     = 128 << 10
+)
 
 // fetch takes tasks until the run stops: as many as there are free slots, and
 // when there are none, it waits for one in a blocking read.
@@ -66,7 +72,7 @@ func (s *source) fetchOnce(l *lease) error {
 		return nil // stopped
 	}
 	found, paused, err := s.read(l, n)
-	s.r.floor.unreserve(s, n-len(found), len(found) == n)
+	s.r.floor.unreserve(s, n-len(found), len(found) == n || s.weigh(found) >= maxFetchBytes)
 	s.start(l, found)
 	switch {
 	case err != nil || len(found) > 0 || !l.safe(s.r.w.cfg.Lease):
@@ -84,6 +90,21 @@ func (s *source) fetchOnce(l *lease) error {
 		s.startOrRelease(l, f)
 	}
 	return err
+}
+
+// weigh returns how many bytes tasks have, and notes whether one of them is large:
+// then the next ones are read one by one.
+func (s *source) weigh(found []delivered) (bytes int) {
+	if len(found) > 0 {
+		s.step = fetchStep
+	}
+	for _, d := range found {
+		bytes += len(d.raw)
+		if len(d.raw) > largeTask {
+			s.step = 1
+		}
+	}
+	return bytes
 }
 
 // pausedLook is how often a paused partition is asked whether it goes on.
@@ -112,8 +133,8 @@ var errFetchReply = errors.New("an answer of fetch.lua that makes no sense")
 // may be tasks too.
 func (s *source) read(l *lease, n int) (found []delivered, paused bool, err error) {
 	acks := s.inbox.takeAcks()
-	args := make([]any, 0, 2+streams+len(acks))
-	args = appendEnds(append(args, l.consumer, n), acks)
+	args := make([]any, 0, 3+streams+len(acks))
+	args = appendEnds(append(args, l.consumer, n, s.step), acks)
 	keys := l.keys
 	if len(acks) > 0 {
 		keys = s.p.endKeys(keys[:len(keys):len(keys)], acks)

@@ -73,7 +73,7 @@ func TestTheEndOfATaskReleasesItsKeysAndStartsTheNext(t *testing.T) {
 		e, ids := s.fetch("c", 9)
 		require.Equal(t, []string{"b"}, ids)
 		v := []*verdict{{task: &task{entry: e[0]}, id: "b", unique: "ub", key: "k"}}
-		reply := s.run(fetchScript, s.p.endKeys(s.p.fetchKeys("c"), v), appendEnds([]any{"c", 9}, v)...).([]any)
+		reply := s.run(fetchScript, s.p.endKeys(s.p.fetchKeys("c"), v), appendEnds([]any{"c", 9, 9}, v)...).([]any)
 		require.Equal(t, []any{int64(0), int64(0), int64(1), int64(0)}, reply[2:6])
 		found := s.fetched(reply)
 		require.Len(t, found, 1)

@@ -36,13 +36,14 @@ type maintenance struct {
 	// each has a whole lease to be heard of again.
 	quiet time.Time
 
-	server, local time.Time // the server's clock, and when it was asked for
-	renewAt       time.Time // while elected; zero otherwise
-	reapAt        time.Time
-	lanesAt       time.Time
-	slotsAt       time.Time
-	orphansAt     time.Time
-	recordAt      time.Time // when to store results again, after a store that failed
+	server      time.Time // the server's clock,
+	sent, heard time.Time // when it was asked for, and when the answer was here
+	renewAt     time.Time // while elected; zero otherwise
+	reapAt      time.Time
+	lanesAt     time.Time
+	slotsAt     time.Time
+	orphansAt   time.Time
+	recordAt    time.Time // when to store results again, after a store that failed
 }
 
 // maintain does the maintenance of the partition while this run is elected, and
@@ -93,7 +94,7 @@ func (m *maintenance) term(ctx context.Context) (time.Duration, error) {
 		m.distrust()
 		return min(term, time.Second), err
 	}
-	m.watchClock(time.UnixMilli(int64(toUint(reply[1]))), sent)
+	m.watchClock(time.UnixMilli(int64(toUint(reply[1]))), sent, time.Now())
 	moved, next := toUint(reply[2]), time.Time{}
 	if ms := toUint(reply[3]); ms > 0 {
 		next = time.UnixMilli(int64(ms))
@@ -123,7 +124,7 @@ func (m *maintenance) peek(ctx context.Context) (next time.Time, known bool) {
 }
 
 // serverNow is the server's time, or a round trip later.
-func (m *maintenance) serverNow() time.Time { return m.server.Add(time.Since(m.local)) }
+func (m *maintenance) serverNow() time.Time { return m.server.Add(time.Since(m.sent)) }
 
 // until is how long to wait for what is due at next, or may be published meanwhile.
 func (m *maintenance) until(next time.Time) time.Duration {
@@ -136,14 +137,16 @@ func (m *maintenance) until(next time.Time) time.Duration {
 // distrust gives every worker a whole lease to be heard of.
 func (m *maintenance) distrust() { m.quiet = time.Now().Add(m.s.r.w.cfg.Lease) }
 
-// watchClock compares the server's clock with the one here.
-func (m *maintenance) watchClock(server, local time.Time) {
+// watchClock compares the server's clock with the one here. The server read its own
+// at some moment between sent and heard: a call may be slow without a jump.
+func (m *maintenance) watchClock(server, sent, heard time.Time) {
 	if !m.server.IsZero() {
-		if jump := server.Sub(m.server) - local.Sub(m.local); jump.Abs() > maxClockJump {
+		least, most := sent.Sub(m.heard), heard.Sub(m.sent)
+		if passed := server.Sub(m.server); passed < least-maxClockJump || passed > most+maxClockJump {
 			m.distrust()
 		}
 	}
-	m.server, m.local = server, local
+	m.server, m.sent, m.heard = server, sent, heard
 }
 
 // rest is what is done less often than moving due tasks.

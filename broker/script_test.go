@@ -112,7 +112,7 @@ func (s scripts) turn(consumer string, n int, done ...any) []any {
 	if done == nil {
 		done = []any{0, 0, 0, 0}
 	}
-	return s.run(fetchScript, s.p.fetchKeys(consumer), append([]any{consumer, n}, done...)...).([]any)
+	return s.run(fetchScript, s.p.fetchKeys(consumer), append([]any{consumer, n, fetchStep}, done...)...).([]any)
 }
 
 func (s scripts) fetched(reply []any) []delivered {

@@ -28,6 +28,7 @@ type source struct {
 	distrust  atomic.Bool  // the primary has changed: see maintenance.quiet
 	clock     atomic.Pointer[reading]
 
+	step   int           // how many tasks fetch.lua reads at a time
 	joined chan struct{} // a token after each join
 	fenced chan struct{} // a token after each loss of the lease
 	blocking
@@ -50,7 +51,7 @@ func (s *source) serverTime(now time.Time) int64 {
 
 func newSource(r *run, p *partition) *source {
 	return &source{
-		r: r, p: p,
+		r: r, p: p, step: fetchStep,
 		ledger: newLedger(), inbox: newInbox(), logged: make(map[string]time.Time),
 		joined: make(chan struct{}, 1), fenced: make(chan struct{}, 1),
 	}

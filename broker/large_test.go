@@ -1,0 +1,126 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/redisha/redisha/internal/redistest/both"
+)
+
+// A reply of fetch.lua is bounded by bytes, not only by tasks.
+func TestFetchScriptReadsFewLargeTasksAtATime(t *testing.T) {
+	eachScripts(t, func(t *testing.T, s scripts) {
+		s.join("c")
+		sized := func(id string, size int) []byte {
+			return appendEnvelope(nil, &envelope{priority: 1, attempt: 1, maxAttempts: 3, id: id, task: "t", payload: make([]byte, size)})
+		}
+		seq, want := 0, []string(nil)
+		add := func(priority string, n, size int) {
+			t.Helper()
+			for range n {
+				seq++
+				id := fmt.Sprint(seq)
+				want = append(want, id)
+				s.publish("lane", seq, nil, priority, sized(id, size))
+			}
+		}
+		fetch := func(n, step int) (ids []string) {
+			t.Helper()
+			reply := s.run(fetchScript, s.p.fetchKeys("c"), "c", n, step, 0, 0, 0, 0).([]any)
+			require.Equal(t, "", reply[0])
+			for _, d := range s.fetched(reply) {
+				e, err := decodeEnvelope(d.raw)
+				require.NoError(t, err)
+				ids = append(ids, e.id)
+			}
+			require.Equal(t, want[:len(ids)], ids, "in their order, none left out")
+			want = want[len(ids):]
+			return ids
+		}
+		add("0", 40, 10)
+		require.Len(t, fetch(39, fetchStep), 39, "small ones as many as are wanted")
+		add("1", 30, 600<<10)
+		require.Len(t, fetch(256, 1), 5, "one small one, and large ones until there are 2 MiB")
+		require.Len(t, fetch(256, 1), 4)
+		require.Len(t, fetch(3, 1), 3)
+		require.Len(t, fetch(256, fetchStep), fetchStep, "unexpectedly large: those of one step")
+		add("2", 2, 10)
+		require.Len(t, fetch(256, fetchStep), 5, "the next stream follows")
+		require.Empty(t, want)
+		add("1", 60, 100<<10)
+		require.Len(t, fetch(256, fetchStep), 2*fetchStep)
+		require.Len(t, fetch(256, fetchStep), 28)
+	})
+}
+
+// Many tasks of a mebibyte go through a worker in parts, and all slots are used.
+func TestLargeTasksAreFetchedInParts(t *testing.T) {
+	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		const n = 40
+		largest := &largestReply{}
+		rdb.AddHook(largest)
+		c, _ := newTestClient(t, rdb, Config{})
+		task := NewTask[[]byte]("large", TaskConfig{Codec: Raw})
+		random := seeded(t)
+		args := make([][]byte, n)
+		for i := range args {
+			args[i] = make([]byte, 256<<10)
+			for j := range args[i] {
+				args[i][j] = byte(random.Uint32())
+			}
+			args[i][0] = byte(i)
+		}
+		_, err := task.PublishMany(t.Context(), c, args)
+		require.NoError(t, err)
+		got, release := make(chan int, 2*n), make(chan struct{})
+		stop := startWorker(t, c, WorkerConfig{Concurrency: n}, func(w *Worker) {
+			task.Handle(w, func(ctx context.Context, b []byte) error {
+				if !bytes.Equal(b, args[b[0]]) {
+					return Reject(errTest)
+				}
+				got <- int(b[0])
+				<-release
+				return nil
+			})
+		})
+		seen := map[int]bool{}
+		for range n {
+			seen[receive(t, got)] = true
+		}
+		require.Len(t, seen, n, "all of them run at once")
+		close(release)
+		awaitQueue(t, c, "default", QueueInfo{})
+		require.NoError(t, stop())
+		require.EqualValues(t, n, c.Stats().Succeeded)
+		require.LessOrEqual(t, largest.bytes.Load(), int64((fetchStep+1)*(256<<10)), "of the first one")
+		require.Greater(t, largest.bytes.Load(), int64(4*(256<<10)))
+	})
+}
+
+// A largestReply keeps how long the longest answer of fetch.lua is.
+type largestReply struct{ bytes atomic.Int64 }
+
+func (*largestReply) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (*largestReply) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (l *largestReply) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if c, ok := cmd.(*redis.Cmd); ok {
+			if reply, _ := c.Val().([]any); len(reply) == 3+streams {
+				tasks, _ := reply[2+streams].(string)
+				l.bytes.Store(max(l.bytes.Load(), int64(len(tasks))))
+			}
+		}
+		return err
+	}
+}
