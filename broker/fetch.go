@@ -71,9 +71,15 @@ func (s *source) fetchOnce(l *lease) error {
 	if n == 0 {
 		return nil // stopped
 	}
+	s.r.floor.lend(s, n)
 	found, paused, err := s.read(l, n)
-	s.r.floor.unreserve(s, n-len(found), len(found) == n || s.weigh(found) >= maxFetchBytes)
-	s.start(l, found)
+	more := s.weigh(found) >= maxFetchBytes || len(found) == n
+	if s.r.floor.repay(s) {
+		s.r.floor.unreserve(s, n-len(found), more)
+		s.start(l, found)
+	} else {
+		s.startOrRelease(l, found)
+	}
 	switch {
 	case err != nil || len(found) > 0 || !l.safe(s.r.w.cfg.Lease):
 		return err
@@ -86,9 +92,7 @@ func (s *source) fetchOnce(l *lease) error {
 	}
 	found, err = s.block(l)
 	s.blocked()
-	for _, f := range found {
-		s.startOrRelease(l, f)
-	}
+	s.startOrRelease(l, found)
 	return err
 }
 
@@ -235,16 +239,25 @@ func (s *source) ackAgain(l *lease, d delivered) {
 	s.inbox.put(v)
 }
 
-// startOrRelease hands over a task that was read without a slot. If none becomes
-// free within a second, the task is given back.
-func (s *source) startOrRelease(l *lease, d delivered) {
-	timer := time.NewTimer(time.Second)
-	defer timer.Stop()
-	if s.r.floor.reserve(s, 1, s.r.stop, timer.C) > 0 {
-		s.start(l, []delivered{d})
+// startOrRelease hands over tasks for which no slots are reserved. Those for which
+// none becomes free within a second are given back.
+func (s *source) startOrRelease(l *lease, found []delivered) {
+	if len(found) == 0 {
 		return
 	}
-	s.giveBack(l, d)
+	timer := time.NewTimer(time.Second)
+	defer timer.Stop()
+	for len(found) > 0 {
+		n := s.r.floor.reserve(s, len(found), s.r.stop, timer.C)
+		if n == 0 {
+			break
+		}
+		s.start(l, found[:n])
+		found = found[n:]
+	}
+	for _, d := range found {
+		s.giveBack(l, d)
+	}
 }
 
 // giveBack passes on, without a start, what is not known here.

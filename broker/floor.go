@@ -40,6 +40,8 @@ type stand struct {
 	waits   bool          // in reserve
 	backlog bool          // its last read got all that it asked for: there is more
 	served  uint64        // the turn of its last grant
+	lent    int           // slots for which it reads; 0 also when the answer takes too long
+	overdue *time.Timer   // of that
 	wake    chan struct{} // a token when a grant may be possible
 }
 
@@ -165,6 +167,42 @@ func (f *floor) unreserve(s *source, n int, more bool) {
 	s.stand.backlog = more
 	f.offer()
 	f.mu.Unlock()
+}
+
+// lentFor is how long slots wait for the answer to a read. A server that hangs shall
+// hold up its own partitions only: then others have the slots.
+const lentFor = 200 * time.Millisecond
+
+// lend notes that s reads for slots that it has reserved.
+func (f *floor) lend(s *source, n int) {
+	f.mu.Lock()
+	s.stand.lent = n
+	f.mu.Unlock()
+	if s.stand.overdue == nil {
+		s.stand.overdue = time.AfterFunc(lentFor, func() { f.takeBack(s) })
+	} else {
+		s.stand.overdue.Reset(lentFor)
+	}
+}
+
+// repay ends that. It reports whether the slots are still reserved.
+func (f *floor) repay(s *source) bool {
+	s.stand.overdue.Stop()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := s.stand.lent
+	s.stand.lent = 0
+	return n > 0
+}
+
+func (f *floor) takeBack(s *source) {
+	f.mu.Lock()
+	n := s.stand.lent
+	s.stand.lent = 0
+	f.mu.Unlock()
+	if n > 0 {
+		f.unreserve(s, n, false)
+	}
 }
 
 // offer wakes the source that may take what is free. f.mu is held.

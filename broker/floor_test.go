@@ -113,6 +113,61 @@ func TestSlotsAreNeverLostNorGivenTwice(t *testing.T) {
 	})
 }
 
+// Whoever reads from a server that hangs leaves its slots to others.
+func TestSlotsDoNotWaitForAnAnswerThatDoesNotCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFloor(4)
+		hangs, well := &source{}, &source{}
+		f.join(4, []*source{hangs, well})
+		f.join(4, []*source{{}})
+		require.Equal(t, 4, f.reserve(hangs, 9, t.Context(), nil))
+		f.lend(hangs, 4)
+		start := time.Now()
+		require.Equal(t, 4, f.reserve(well, 9, t.Context(), nil))
+		require.Equal(t, lentFor, time.Since(start))
+		require.False(t, f.repay(hangs), "they are gone")
+		f.unreserve(well, 2, false)
+
+		require.Equal(t, 2, f.reserve(hangs, 9, t.Context(), nil))
+		f.lend(hangs, 2)
+		time.Sleep(lentFor / 2)
+		require.True(t, f.repay(hangs))
+		time.Sleep(time.Second)
+		require.Zero(t, f.free, "what was answered in time is not taken back")
+		f.unreserve(hangs, 2, false)
+		f.unreserve(well, 2, false)
+		require.Equal(t, []int{4, 0}, []int{f.free, hangs.stand.share.held})
+	})
+}
+
+// Answers that come late bring tasks all the same: they are run, or given back.
+func TestTasksOfLateAnswersAreRunOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *testserver.Server, c *Client, _ *logs) {
+		task := NewTask[int]("a", TaskConfig{})
+		ran := make(chan int, 99)
+		stop := startWorker(t, c, WorkerConfig{Concurrency: 4}, func(w *Worker) {
+			task.Handle(w, func(_ context.Context, i int) error { ran <- i; time.Sleep(time.Second); return nil })
+		})
+		time.Sleep(time.Second)
+		s.SetLatency(2 * lentFor)
+		for i := range 20 {
+			publish(t, task, c, i)
+		}
+		seen := make(map[int]bool)
+		for range 20 {
+			i := receive(t, ran)
+			require.False(t, seen[i], i)
+			seen[i] = true
+		}
+		s.SetLatency(0)
+		time.Sleep(time.Minute)
+		require.Equal(t, QueueInfo{}, queueInfo(t, c, "default"))
+		require.NoError(t, stop())
+		require.Zero(t, c.Stats().Lost)
+		require.EqualValues(t, 20, c.Stats().Succeeded)
+	})
+}
+
 // A queue of tasks that take long must not hold up the others.
 func TestQueuesShareTheSlotsEvenly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -368,7 +368,7 @@ func TestAWorkerWaitsForAServerThatIsAway(t *testing.T) {
 		require.NoError(t, stop())
 		require.Less(t, time.Since(start), 10*time.Second, "it stops while the server is away")
 		require.NoError(t, s.Restart())
-		again, _ := newTestClient(t, c.conn.Unwrap(), Config{})
+		again, _ := newTestClient(t, bubbleRedis(t, s), Config{}) // without connections of before
 		require.Equal(t, QueueInfo{}, queueInfo(t, again, "default"))
 	})
 }
