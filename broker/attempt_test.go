@@ -125,6 +125,7 @@ func TestDeadlinesEndOnTime(t *testing.T) {
 				}
 			}
 			time.Sleep(100 * time.Millisecond)
+			synctest.Wait()
 			for _, o := range all {
 				require.Equal(t, o.end, o.at)
 			}

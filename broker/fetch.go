@@ -149,8 +149,8 @@ func (s *source) read(l *lease, n int) (found []delivered, paused bool, err erro
 	}
 	if err != nil {
 		if len(acks) > 0 {
+			s.unanswered(acks, err)
 			s.inbox.refuse(acks)
-			s.settleFailed(err)
 		}
 		return nil, false, err
 	}

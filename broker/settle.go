@@ -55,6 +55,7 @@ type verdict struct {
 	key      string    // of which it has a slot
 
 	wasRevoked bool // its ID is in T:rv, and leaves it with the task's end
+	mayBeDone  bool // an acknowledgement got no answer, and may have arrived
 }
 
 // of notes which task it is about.
@@ -237,10 +238,22 @@ func (s *source) ack(batch []*verdict) (failed []*verdict, err error) {
 		err = fmt.Errorf("ack.lua returned %d values", len(reply))
 	}
 	if err != nil {
-		s.settleFailed(err)
+		s.unanswered(batch, err)
 		return batch, err
 	}
 	return s.acknowledged(batch, reply), nil
+}
+
+// unanswered notes that acknowledgements failed. If they may have arrived all the
+// same, that they find nothing the next time is no loss.
+func (s *source) unanswered(acks []*verdict, err error) {
+	s.settleFailed(err)
+	if outcomeOf(err, s.r.w.c.once) != unknown {
+		return
+	}
+	for _, v := range acks {
+		v.mayBeDone = true
+	}
 }
 
 // appendEnds appends what ends.lua reads. It sorts the batch as it needs it: by
@@ -307,8 +320,14 @@ func (s *source) acknowledged(batch []*verdict, reply []any) (failed []*verdict)
 			}
 		}
 	}
-	s.r.w.c.counts.lost.Add(uint64(max(int64(len(done))-acked, 0)))
-	s.r.w.c.counts.succeeded.Add(uint64(acked))
+	missing, before := max(int64(len(done))-acked, 0), int64(0)
+	for _, v := range done {
+		if v.mayBeDone && before < missing {
+			before++
+		}
+	}
+	s.r.w.c.counts.lost.Add(uint64(missing - before))
+	s.r.w.c.counts.succeeded.Add(uint64(acked + before))
 	s.end(done, true)
 	return failed
 }
