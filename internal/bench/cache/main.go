@@ -27,11 +27,11 @@ func main() {
 
 var topic = harness.Topic{
 	Name:  "cache",
-	About: "the cache beside go-redis and rueidis",
+	About: "the cache beside go-redis, rueidis and go-redis/cache",
 	Beside: []harness.Quantity{
-		harness.P50, harness.P99, harness.ClientCPU, harness.ServerCPU, harness.Allocs, harness.AllocBytes,
+		harness.P50, harness.P99, harness.ClientCPU, harness.ServerCPU, harness.Allocs, left, reads, loads,
 	},
-	Peers: []string{"github.com/redis/rueidis"},
+	Peers: []string{"github.com/redis/rueidis", "github.com/go-redis/cache/v9"},
 	Run:   run,
 }
 
@@ -41,6 +41,11 @@ func run(ctx context.Context, s *harness.Suite) error {
 		b.startServer,
 		b.get,
 		b.getDelayed,
+		b.decoded,
+		b.many,
+		b.frames,
+		b.stale,
+		b.cold,
 	} {
 		if err := part(ctx); err != nil {
 			return err
