@@ -61,7 +61,7 @@ func TestManyKeysAreDeletedWithAHold(t *testing.T) {
 		v := NewView[int, string](newClient(t, rdb, Config{}), "v", ViewConfig{})
 		values := make(map[int]string)
 		var keys []int
-		for key := range maxPipeline + 10 {
+		for key := range inSlowLua(t, 50, maxPipeline+10) {
 			values[key] = "value"
 			keys = append(keys, key)
 		}

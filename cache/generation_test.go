@@ -160,7 +160,7 @@ func TestClearWithoutTagsDeletesInBatches(t *testing.T) {
 			c := newClient(t, rdb, Config{})
 			v := NewView[int, string](c, "v", ViewConfig{Plain: plain})
 			values := make(map[int]string)
-			for i := range 2500 {
+			for i := range inSlowLua(t, 150, 2500) {
 				values[i] = "x"
 			}
 			require.NoError(t, v.SetMany(t.Context(), values))
