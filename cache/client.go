@@ -38,6 +38,8 @@ type Client struct {
 	tracker  atomic.Pointer[tracking.Tracker] // nil before the first read of a view with an L1
 	began    time.Time
 
+	generations atomic.Pointer[tracking.Prefix] // nil before the first read of a view with an L1 and tags
+
 	fallbacks chan struct{} // a place for each load past Redis
 	keptBytes atomic.Int64  // of what was loaded so, and is kept for a while
 	refreshes chan struct{} // a place for each refresh

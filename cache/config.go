@@ -182,9 +182,14 @@ type ViewConfig struct {
 	// is over.
 	//
 	// What is kept lasts as long as the client: make such a view once. It reads from
-	// the primary; a client that reads from replicas cannot have it, nor a view with
-	// Tags, nor a Cluster's client that redisha did not make. Redis 6.0 or later.
-	// Defaults to none; must not be negative.
+	// the primary; a client that reads from replicas cannot have it, nor a Cluster's
+	// client that redisha did not make. Redis 6.0 or later. With Tags the server also
+	// tells of Clear and InvalidateTags; on a Cluster nothing is kept then unless all
+	// its primaries tell, or say that they do not.
+	//
+	// A loader that reads a view with local copies may get one of LocalMaxAge, and what
+	// it makes of that is stored for the whole of its own TTL: let loaders read the
+	// source. Defaults to none; must not be negative.
 	LocalEntries int
 
 	// LocalMaxAge is the longest time for which a local copy is returned, counted

@@ -59,7 +59,8 @@
 // they are ViewConfig.LocalMaxAge old. Writes of the process are seen by it at once,
 // those of others within the time of a message; whenever one may have been missed,
 // all copies are given up. A process that is cut off together with a primary that
-// is none any more may read old copies until they have that age.
+// is none any more may read old copies until they have that age. So may a loader that
+// reads such a view, and what it returns is stored, for others too, as if it were new.
 //
 // # What is stored
 //

@@ -167,8 +167,9 @@ func (v *View[K, V]) cleared(ctx context.Context) {
 
 // generations are some that were read.
 type generations struct {
-	view uint64 // 0: missing
-	tags []tag
+	view  uint64 // 0: missing
+	tags  []tag
+	nodes []string // that have answered, as coalesce.Value.Node says; in a view with an L1
 }
 
 // readGenerations asks for the generations of the view and of tags.
@@ -182,6 +183,9 @@ func (v *View[K, V]) generationsIn(reads []coalesce.Result, tags []tag) (*genera
 	g := &generations{tags: make([]tag, 0, len(tags))}
 	var first error
 	for i := range reads {
+		if node := reads[i].Node(); v.local != nil && !slices.Contains(g.nodes, node) {
+			g.nodes = append(g.nodes, node)
+		}
 		n, err := parseGeneration(reads[i])
 		switch {
 		case err != nil && first == nil:
@@ -209,8 +213,9 @@ func parseGeneration(read coalesce.Result) (uint64, error) {
 }
 
 // stands reports whether the entry with the header h is valid by its generations,
-// of which known is what has been read since the entry was, or with it; nil: nothing.
-func (v *View[K, V]) stands(ctx context.Context, h *header, known *generations) (bool, error) {
+// of which *known is what has been read since the entry was, or with it; nil: nothing.
+// Afterwards it is what the answer rests on.
+func (v *View[K, V]) stands(ctx context.Context, h *header, known **generations) (bool, error) {
 	if !v.cfg.Tags {
 		// A view of this name that has tags wrote it: nobody here hears of its end.
 		return h.generation == 0 && len(h.tags) == 0, nil
@@ -218,17 +223,17 @@ func (v *View[K, V]) stands(ctx context.Context, h *header, known *generations) 
 	if h.generation == 0 {
 		return false, nil
 	}
-	if known == nil || !known.have(h.tags) {
+	if *known == nil || !(*known).have(h.tags) {
 		var err error
-		if known, err = v.readGenerations(ctx, h.tags); err != nil {
+		if *known, err = v.readGenerations(ctx, h.tags); err != nil {
 			return false, err
 		}
 	}
-	if h.generation != known.view {
+	if h.generation != (*known).view {
 		return false, nil
 	}
 	for _, t := range h.tags {
-		if t.generation == 0 || !slices.Contains(known.tags, t) {
+		if t.generation == 0 || !slices.Contains((*known).tags, t) {
 			return false, nil
 		}
 	}

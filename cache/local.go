@@ -29,6 +29,7 @@ type local[K Key, V any] struct {
 	maxAbsence time.Duration // the same for an absence
 	seed       maphash.Seed
 
+	tags  *tagNews                       // nil without tags
 	now   atomic.Pointer[instance[K, V]] // nil before the first value
 	renew sync.Mutex                     // held while the next instance is made
 	marks [256]placeMark
@@ -49,6 +50,9 @@ type placeMark struct {
 func newLocal[K Key, V any](c *Client, space *keyspace, cfg ViewConfig) *local[K, V] {
 	l := &local[K, V]{c: c, space: space, most: cfg.LocalEntries, maxAge: min(cfg.LocalMaxAge, cfg.TTL), seed: maphash.MakeSeed()}
 	l.maxAbsence = min(l.maxAge, max(cfg.AbsentTTL, 0))
+	if cfg.Tags {
+		l.tags = new(tagNews)
+	}
 	return l
 }
 
@@ -58,7 +62,7 @@ func (l *local[K, V]) find(key K) *kept[V] {
 	if in == nil || in.epoch != w.tracker.Epoch() {
 		return nil
 	}
-	if k, ok := in.values.GetIfPresent(key); ok && l.c.clock() < k.until {
+	if k, ok := in.values.GetIfPresent(key); ok && l.c.clock() < k.until && !l.tags.since(k.news, k.tags) {
 		return k
 	}
 	return nil
@@ -71,13 +75,21 @@ type origin struct {
 	node  string // that is going to be asked, on Cluster
 	start int64  // by Client.clock
 	mark  uint64
+
+	generations *tracking.Prefix // of a view with tags
+	news        uint64           // of tags that were known
 }
 
 // begin is called before a read is sent. It may be kept if its server tells of all
-// changes from now on, or has said that it never does.
+// changes from now on, or has said that it never does; if it has tags, so must all
+// nodes of a Cluster, since its generations may stand anywhere.
 func (l *local[K, V]) begin(ctx context.Context, key K, redisKey string, from *origin) {
 	*from = origin{watch: l.c.watched(l.space)}
-	if from.watch == nil {
+	if l.tags != nil {
+		from.generations = l.c.watchedGenerations()
+	}
+	if from.watch == nil || l.tags != nil && from.generations == nil {
+		from.watch = nil
 		return
 	}
 	from.node = l.c.primary.Node(ctx, redisKey)
@@ -86,33 +98,47 @@ func (l *local[K, V]) begin(ctx context.Context, key K, redisKey string, from *o
 		from.watch = nil
 		return
 	}
+	if l.tags != nil {
+		if _, state = from.generations.Everywhere(); state == tracking.Down {
+			from.watch = nil
+			return
+		}
+		from.news = l.tags.n.Load()
+	}
 	from.start = l.c.clock()
 	from.mark = l.mark(key).n.Load()
 }
 
 // put keeps what node has sent, unless there has been news of the key since begin, or
-// may have been.
-func (l *local[K, V]) put(key K, k *kept[V], softExpiry uint64, from *origin, node string) {
+// may have been, or of a generation on which it rests.
+func (l *local[K, V]) put(key K, k *kept[V], f *found, from *origin, node string) {
 	if from.watch == nil || node != from.node {
 		return
+	}
+	if l.tags != nil {
+		for _, node := range f.known.nodes {
+			if _, state := from.generations.StateAt(node); state == tracking.Down {
+				return
+			}
+		}
 	}
 	age := l.maxAge
 	if k.absent {
 		age = l.maxAbsence
 	}
 	until := from.start + int64(age)
-	if softExpiry != 0 { // by which the value has to be refreshed
+	if softExpiry := f.head.softExpiry; softExpiry != 0 { // by which the value has to be refreshed
 		left := time.Until(time.UnixMilli(int64(min(softExpiry, math.MaxInt64)))) //nolint:gosec // it fits
 		until = min(until, l.c.clock()+int64(max(left, 0)))
 	}
 	m := l.mark(key)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.n.Load() != from.mark || from.watch.tracker.Epoch() != from.epoch {
+	if m.n.Load() != from.mark || from.watch.tracker.Epoch() != from.epoch || l.tags.since(from.news, f.head.tags) {
 		return
 	}
 	if in := l.instance(from.epoch); in != nil {
-		k.until = until
+		k.until, k.tags, k.news = until, f.head.tags, from.news
 		in.values.Set(key, k)
 	}
 }
@@ -161,6 +187,13 @@ func (l *local[K, V]) evict(text string) {
 	}
 }
 
+// tagEnds is told that the generation of a tag has changed.
+func (l *local[K, V]) tagEnds(hash uint64) {
+	if l.tags != nil {
+		l.tags.heard(hash)
+	}
+}
+
 // clear is told that all keys may have changed.
 func (l *local[K, V]) clear() {
 	for i := range l.marks {
@@ -175,3 +208,30 @@ func (l *local[K, V]) clear() {
 func (l *local[K, V]) mark(key K) *placeMark {
 	return &l.marks[maphash.Comparable(l.seed, key)%uint64(len(l.marks))]
 }
+
+// tagNews numbers the news of tags. A place, which is that of many tags, has the
+// number of the last of theirs: what has such a tag and was read before is over.
+type tagNews struct {
+	n    atomic.Uint64
+	last [1024]atomic.Uint64
+}
+
+// heard is told that the generation of a tag has changed. A read that begins while it
+// runs finds the new one in Redis.
+func (t *tagNews) heard(hash uint64) {
+	n, last := t.n.Add(1), t.place(hash)
+	for old := last.Load(); old < n && !last.CompareAndSwap(old, n); old = last.Load() {
+	}
+}
+
+// since reports whether there has been news of one of tags after the n-th.
+func (t *tagNews) since(n uint64, tags []tag) bool {
+	for i := range tags {
+		if t.place(tags[i].hash).Load() > n {
+			return true
+		}
+	}
+	return false
+}
+
+func (t *tagNews) place(hash uint64) *atomic.Uint64 { return &t.last[hash%uint64(len(t.last))] }

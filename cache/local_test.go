@@ -307,11 +307,9 @@ func TestAnL1ThatCannotBeIsRefused(t *testing.T) {
 		_, err := NewView[int, int](c, "v", cfg).Get(t.Context(), 1)
 		require.ErrorContains(t, err, want)
 	}
-	_, err := NewView[int, int](c, "v", ViewConfig{LocalEntries: 1, Tags: true}).Get(t.Context(), 1)
-	require.ErrorContains(t, err, "values with tags cannot be kept locally yet")
 	foreign := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}})
 	t.Cleanup(func() { _ = foreign.Close() })
-	_, err = NewView[int, int](newClient(t, foreign, Config{}), "v", ViewConfig{LocalEntries: 1}).Get(t.Context(), 1)
+	_, err := NewView[int, int](newClient(t, foreign, Config{}), "v", ViewConfig{LocalEntries: 1}).Get(t.Context(), 1)
 	require.ErrorContains(t, err, "let redisha.Open make it")
 	_ = s
 }

@@ -20,7 +20,8 @@ type keyspace struct {
 
 // A localTier is the L1 of a view.
 type localTier interface {
-	evict(text string) // the key of that text
+	evict(text string)   // the key of that text
+	tagEnds(hash uint64) // what has that tag
 	clear()
 }
 
@@ -49,10 +50,13 @@ func (s *keyspace) add(c *Client, l localTier) {
 }
 
 // evict removes a key from the L1s.
-func (s *keyspace) evict(text string) {
+func (s *keyspace) evict(text string) { s.each(func(l localTier) { l.evict(text) }) }
+
+// each calls f for the L1s.
+func (s *keyspace) each(f func(localTier)) {
 	if locals := s.locals.Load(); locals != nil {
 		for _, l := range *locals {
-			l.evict(text)
+			f(l)
 		}
 	}
 }
@@ -124,7 +128,7 @@ func (v *View[K, V]) keep(visit *visit[K, V], key K, f found, value *V, node str
 		return
 	}
 	k := v.keepable(f, value)
-	v.local.put(key, k, f.head.softExpiry, &visit.from, node)
+	v.local.put(key, k, &f, &visit.from, node)
 	if visit.snapshot != nil {
 		visit.snapshot.add(key, k, visit.changes)
 	}
@@ -171,11 +175,7 @@ func (v *View[K, V]) changed(ctx context.Context, key K, redisKey string, change
 
 // clearNear removes the values of the view from the local tiers.
 func (v *View[K, V]) clearNear(ctx context.Context) {
-	if locals := v.space.locals.Load(); locals != nil {
-		for _, l := range *locals {
-			l.clear()
-		}
-	}
+	v.space.each(localTier.clear)
 	if s, _ := ctx.Value(scopeKey{v.c}).(*scope); s != nil {
 		for _, known := range s.list() {
 			if known.space == v.space {

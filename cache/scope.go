@@ -111,6 +111,8 @@ type kept[V any] struct {
 	absent bool   // there is none, which is known
 	stored uint64 // Unix time in ms; 0: unknown
 	until  int64  // in an L1, by Client.clock
+	tags   []tag  // in an L1: those whose ends end it
+	news   uint64 // what of their ends was known before it was read
 }
 
 // find returns what the request has seen of key. If that is nothing, what is read

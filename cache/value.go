@@ -31,10 +31,11 @@ const (
 // A found is what was found under a key.
 type found struct {
 	state state
-	head  header // of a hit, something stale, or an absence
-	body  []byte // of a hit, or something stale: the codec's bytes
-	sha   string // of something dead: what acquire calls it
-	err   error  // of refused and unread; why something dead does not decode, nil if it has only outlived
+	head  header       // of a hit, something stale, or an absence
+	body  []byte       // of a hit, or something stale: the codec's bytes
+	sha   string       // of something dead: what acquire calls it
+	err   error        // of refused and unread; why something dead does not decode, nil if it has only outlived
+	known *generations // by which it stands, in a view with tags
 }
 
 // A loadFailure is the error that another load left.
@@ -103,12 +104,14 @@ func (v *View[K, V]) decode(ctx context.Context, redisKey string, stored []byte,
 	f := v.interpret(stored)
 	if f.state == hit || f.state == stale || f.state == absent {
 		if v.cfg.Tags || f.head.generation != 0 || len(f.head.tags) > 0 {
-			switch ok, err := v.stands(ctx, &f.head, known); {
+			ok, err := v.stands(ctx, &f.head, &known)
+			switch {
 			case err != nil:
 				return found{state: unread, err: err}
 			case !ok:
 				f = found{state: dead, head: f.head}
 			}
+			f.known = known
 		}
 	}
 	if f.state == hit || f.state == stale {

@@ -57,7 +57,7 @@ func (v *View[K, V]) define(name string) error {
 	}
 	errs := []error{v.cfg.validate(name)}
 	if v.cfg.LocalEntries > 0 {
-		errs = append(errs, v.c.localAllowed(v.cfg.Tags))
+		errs = append(errs, v.c.localAllowed())
 	}
 	if codec, ok := v.cfg.Codec.(typeChecker); ok {
 		errs = append(errs, codec.check(reflect.TypeFor[V]()))

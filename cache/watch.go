@@ -3,6 +3,8 @@ package cache
 import (
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -38,22 +40,70 @@ func (c *Client) watched(s *keyspace) *watch {
 }
 
 func (c *Client) watch(s *keyspace) (w *watch, err error) {
+	p, err := c.track(s.prefix, func(keys []string) {
+		for _, key := range keys {
+			s.evict(key[len(s.prefix):])
+		}
+	})
+	return &watch{c.tracker.Load(), p}, err
+}
+
+// track lets invalidate be told of changes of keys with a prefix. spacesMu is held.
+func (c *Client) track(prefix string, invalidate func(keys []string)) (*tracking.Prefix, error) {
 	if c.running.closed() {
 		return nil, ErrClosed
 	}
 	t := c.tracker.Load()
 	if t == nil {
+		var err error
 		if t, err = tracking.Open(c.rdb, tracking.Config{Gap: c.flushed, Refused: c.untold}); err != nil {
 			return nil, err
 		}
 		c.tracker.Store(t)
 	}
-	p, err := t.Add(s.prefix, func(keys []string) {
+	return t.Add(prefix, invalidate)
+}
+
+// watchedGenerations returns how the L1s of views with tags are told of the ends of
+// generations, which begins with the first call. It is nil once the client is closed.
+func (c *Client) watchedGenerations() *tracking.Prefix {
+	if p := c.generations.Load(); p != nil {
+		return p
+	}
+	c.spacesMu.Lock()
+	defer c.spacesMu.Unlock()
+	if p := c.generations.Load(); p != nil {
+		return p
+	}
+	prefix := c.root + generationMark
+	p, err := c.track(prefix, func(keys []string) {
 		for _, key := range keys {
-			s.evict(key[len(s.prefix):])
+			c.ended(key[len(prefix):])
 		}
 	})
-	return &watch{t, p}, err
+	if err != nil {
+		c.warn(c.ctx, &c.warnedLocal, "values with tags are not kept locally", prefix, err)
+		return nil
+	}
+	c.generations.Store(p)
+	return p
+}
+
+// ended is told that the generation of a view, or of one of its tags, has changed:
+// generation is the end of its key.
+func (c *Client) ended(generation string) {
+	name, hex, isTag := strings.Cut(generation, ":")
+	c.spacesMu.Lock()
+	s := c.spaces[c.root+name+":"]
+	c.spacesMu.Unlock()
+	if s == nil {
+		return
+	}
+	if hash, err := strconv.ParseUint(hex, 16, 64); isTag && err == nil {
+		s.each(func(l localTier) { l.tagEnds(hash) })
+		return
+	}
+	s.each(localTier.clear)
 }
 
 // untold is told that a server does not tell of changes.
@@ -64,8 +114,8 @@ func (c *Client) untold(err error) {
 // unwatch ends what watched has begun.
 func (c *Client) unwatch() error {
 	c.spacesMu.Lock() // nothing begins from now on: the client is closed
-	defer c.spacesMu.Unlock()
 	t := c.tracker.Load()
+	c.spacesMu.Unlock() // for which news may wait
 	if t == nil {
 		return nil
 	}
@@ -117,10 +167,7 @@ func (c *Client) flushed(cause error) {
 func (c *Client) clock() int64 { return int64(time.Since(c.began)) }
 
 // localAllowed says why a view cannot have an L1.
-func (c *Client) localAllowed(tags bool) error {
-	if tags {
-		return errors.New("LocalEntries is set, and Tags is: values with tags cannot be kept locally yet; leave one of them out")
-	}
+func (c *Client) localAllowed() error {
 	if c.reads != c.primary {
 		return errors.New("LocalEntries is set, and the client reads from replicas (read_from), which are not known to have what the primary tells of: leave one of them out")
 	}

@@ -67,6 +67,26 @@ func (p *Prefix) State(ctx context.Context, key string) (epoch uint64, state Sta
 	return p.StateAt(opt.Addr)
 }
 
+// Everywhere returns the least that is known of a node: Down if one of them is Down,
+// or if none is known. While the epoch lasts, no node that StateAt knows then was
+// Down in between: one that begins to tell, or to refuse on a Cluster, ends it.
+func (p *Prefix) Everywhere() (epoch uint64, state State) {
+	if p.t.only != nil {
+		return p.StateAt("")
+	}
+	epoch = p.t.epoch.Load()
+	state = Down
+	for _, n := range *p.t.nodes.Load() {
+		switch s := p.stateOf(n); {
+		case s == Down:
+			return epoch, Down
+		case state != Refused:
+			state = s
+		}
+	}
+	return epoch, state
+}
+
 // StateAt is State for who knows which node of the Cluster is going to be asked:
 // addr is that of its go-redis client's Options. Elsewhere addr means nothing.
 func (p *Prefix) StateAt(addr string) (epoch uint64, state State) {
@@ -77,11 +97,15 @@ func (p *Prefix) StateAt(addr string) (epoch uint64, state State) {
 			return epoch, Down
 		}
 	}
+	return epoch, p.stateOf(n)
+}
+
+func (p *Prefix) stateOf(n *node) State {
 	switch stands := n.stands.Load(); {
 	case stands > p.place:
-		return epoch, Standing
+		return Standing
 	case stands == refusing:
-		return epoch, Refused
+		return Refused
 	}
-	return epoch, Down
+	return Down
 }
