@@ -107,6 +107,9 @@ func (c *Client) Check(ctx context.Context) error {
 // handlers end, so that their tasks can be given back. It does not close the
 // Redis client. It is safe to call twice.
 func (c *Client) Close() error {
+	if c == nil {
+		return nil
+	}
 	c.closeOnce.Do(func() {
 		c.mu.Lock()
 		c.closed = true

@@ -73,6 +73,9 @@ type periodic struct {
 // scheduler's; with [Unique], a tick is left out while the task of an earlier one
 // has not ended. What is wrong is reported by Run.
 func (t *Task[A]) Schedule(s *Scheduler, name, expression string, arg A, opts ...PublishOption) {
+	if s == nil {
+		return // Run says so
+	}
 	if t == nil {
 		s.add(nil, name, expression, nil, opts, nil)
 		return
@@ -158,6 +161,9 @@ func (s *Scheduler) Run(ctx context.Context) error {
 }
 
 func (s *Scheduler) begin(ctx context.Context) error {
+	if s == nil {
+		return errors.New("nil scheduler: pass one made by NewScheduler")
+	}
 	if err := s.c.usable(ctx); err != nil {
 		return err
 	}

@@ -129,6 +129,9 @@ func NewWorker(c *Client, cfg WorkerConfig) (*Worker, error) {
 
 // register adds a handler, or keeps for Run what is wrong with it.
 func (w *Worker) register(d *definition, run func(context.Context, []byte, *result.Client) ([]byte, error)) {
+	if w == nil || w.c == nil {
+		return // Run says so
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var err error
