@@ -272,7 +272,7 @@ func TestDoRunsUnderALeaseAndReleasesIt(t *testing.T) {
 		require.ErrorIs(t, err, errTest)
 
 		l := acquire(t, c, "k")
-		err = c.Do(ctx, "k", func(context.Context, *Lease) error { t.Error("called"); return nil }, MaxWait(10*time.Millisecond))
+		err = c.Do(ctx, "k", func(context.Context, *Lease) error { t.Error("called"); return nil }, MaxWait(500*time.Millisecond))
 		require.ErrorIs(t, err, ErrNotAcquired)
 		require.NoError(t, l.Release(ctx))
 	})
