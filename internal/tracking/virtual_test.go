@@ -271,7 +271,7 @@ func TestNothingStandsWhenAGapIsTold(t *testing.T) {
 func TestAPrimaryThatBecomesAReplicaSaysSo(t *testing.T) {
 	bubble(t, func(t *testing.T, f *fake, c *cache) {
 		p := c.add(t, "a:")
-		time.Sleep(5 * time.Second)
+		time.Sleep(5500 * time.Millisecond) // between two questions
 		f.set("ROLE", "*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:1\r\n$9\r\nconnected\r\n:0\r\n")
 		time.Sleep(time.Second)
 		require.Equal(t, tracking.Down, state(t, p))
