@@ -105,6 +105,13 @@ func awaitQueue(t testing.TB, c *Client, queue string, want QueueInfo) {
 	}, time.Minute, 5*time.Millisecond, "the queue does not come to %+v, last %+v", want, &got)
 }
 
+// awaitCount waits for a counter: it is raised a moment after others can see what
+// it counts.
+func awaitCount(t testing.TB, want uint64, count func() uint64) {
+	t.Helper()
+	require.Eventually(t, func() bool { return count() == want }, 20*time.Second, time.Millisecond, "the count does not come to %d, last %d", want, count())
+}
+
 func receive[V any](t testing.TB, ch <-chan V) V {
 	t.Helper()
 	select {

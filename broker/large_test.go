@@ -97,7 +97,7 @@ func TestLargeTasksAreFetchedInParts(t *testing.T) {
 		close(release)
 		awaitQueue(t, c, "default", QueueInfo{})
 		require.NoError(t, stop())
-		require.EqualValues(t, n, c.Stats().Succeeded)
+		awaitCount(t, uint64(n), func() uint64 { return c.Stats().Succeeded })
 		require.LessOrEqual(t, largest.bytes.Load(), int64((fetchStep+1)*(256<<10)), "of the first one")
 		require.Greater(t, largest.bytes.Load(), int64(4*(256<<10)))
 	})

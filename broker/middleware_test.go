@@ -146,7 +146,7 @@ func TestASkippedTaskEndsWithoutRetryOrDeadLetter(t *testing.T) {
 		require.Equal(t, result.Cancelled, failed.State)
 		require.ErrorContains(t, err, "on purpose")
 		awaitQueue(t, c, "default", QueueInfo{})
-		require.EqualValues(t, 1, c.Stats().Succeeded)
+		awaitCount(t, 1, func() uint64 { return c.Stats().Succeeded })
 	})
 	require.Equal(t, "broker: skip: on purpose", Skip(errTest).Error())
 	require.Equal(t, "broker: snooze for 1s", Snooze(time.Second).Error())

@@ -39,7 +39,7 @@ func TestATaskThatIsNotStartedInTimeExpires(t *testing.T) {
 		require.Equal(t, result.Expired, r.State)
 		require.ElementsMatch(t, []string{"in time", "no limit"}, []string{receive(t, started), receive(t, started)})
 		awaitQueue(t, c, "default", QueueInfo{})
-		require.EqualValues(t, 1, c.Stats().Expired)
+		awaitCount(t, 1, func() uint64 { return c.Stats().Expired })
 		require.Equal(t, 1, logs.count("task expired"))
 		s := scripts{t, c.conn, newPartition("redisha", "default", 0, 1)}
 		require.Equal(t, []string{"1", "2"}, []string{s.counter(countExpired), s.counter(countAcked)})
@@ -64,7 +64,7 @@ func TestARevokedTaskThatIsQueuedIsNotStarted(t *testing.T) {
 		awaitQueue(t, c, "default", QueueInfo{})
 		require.Empty(t, started)
 		require.Zero(t, c.conn.ZCard(t.Context(), p.revoked).Val())
-		require.EqualValues(t, 1, c.Stats().Cancelled)
+		awaitCount(t, 1, func() uint64 { return c.Stats().Cancelled })
 		require.Equal(t, "1", scripts{t, c.conn, p}.counter(countCancelled))
 	})
 }
@@ -100,8 +100,8 @@ func TestARevokedTaskThatRunsHasItsContextEnded(t *testing.T) {
 		}
 		awaitQueue(t, c, "default", QueueInfo{})
 		require.Zero(t, c.conn.ZCard(t.Context(), p.revoked).Val())
-		require.EqualValues(t, 1, c.Stats().Cancelled)
-		require.EqualValues(t, 1, c.Stats().Succeeded)
+		awaitCount(t, 1, func() uint64 { return c.Stats().Cancelled })
+		awaitCount(t, 1, func() uint64 { return c.Stats().Succeeded })
 	})
 }
 
