@@ -101,7 +101,7 @@ func TestManyThatWereCutOffSayWhichWereSent(t *testing.T) {
 		published, err := task.PublishMany(ctx, c, make([]int, 5000))
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.ErrorContains(t, err, "5000 of 5000 tasks failed, the first: not ")
-		open := 0 // a batch that is under way at the end of the context
+		open := 0 // batches that are under way while the tasks are withdrawn one by one
 		for _, p := range published {
 			if errors.Is(p.Err, ErrUnconfirmed) {
 				open++
@@ -110,7 +110,7 @@ func TestManyThatWereCutOffSayWhichWereSent(t *testing.T) {
 			require.ErrorContains(t, p.Err, "not sent: ")
 			require.Empty(t, p.ID)
 		}
-		require.LessOrEqual(t, open, maxBatch)
+		require.Less(t, open, len(published)/2)
 		s.SetError("")
 		synctest.Wait()
 		time.Sleep(time.Second)
