@@ -130,34 +130,21 @@ func openRedisha(o settings) (*producer, error) {
 		return nil, err
 	}
 	task := taskOf(o)
-	publish := func(ctx context.Context, m message) error {
-		_, err := task.Publish(ctx, c, m)
-		return err
-	}
 	return &producer{
-		publish: publish,
-		many:    publishMany(publish),
+		publish: func(ctx context.Context, m message) error {
+			_, err := task.Publish(ctx, c, m)
+			return err
+		},
+		many: func(ctx context.Context, ms []message) error {
+			_, err := task.PublishMany(ctx, c, ms)
+			return err
+		},
 		after: func(ctx context.Context, m message, delay time.Duration) error {
 			_, err := task.Publish(ctx, c, m, broker.After(delay))
 			return err
 		},
 		close: disconnect,
 	}, nil
-}
-
-// publishMany publishes from as many goroutines as there are tasks.
-func publishMany(publish func(context.Context, message) error) func(context.Context, []message) error {
-	return func(ctx context.Context, ms []message) error {
-		errs := make(chan error, len(ms))
-		for _, m := range ms {
-			go func() { errs <- publish(ctx, m) }()
-		}
-		var err error
-		for range ms {
-			err = errors.Join(err, <-errs)
-		}
-		return err
-	}
 }
 
 func startRedisha(o settings, handle func(m message)) (stop func() error, err error) {
