@@ -95,7 +95,7 @@ func (v *View[K, V]) deletePart(ctx context.Context, hold int64, keys []K, failu
 		}
 		v.changed(ctx, keys[i], redisKey, 0, nil) // when what is owed is known: a read asks for it after its mark
 	}
-	v.c.owed.deleted(epoch, until, deleted...)
+	v.c.owed.ended(epoch, ending{until: until}, deleted...)
 }
 
 // unlinkAll removes all keys of the view, holds excepted.

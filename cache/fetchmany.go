@@ -39,6 +39,12 @@ func (v *View[K, V]) FetchMany(ctx context.Context, keys []K, load func(ctx cont
 		for missing := f.sort(due); len(missing) > 0; {
 			part := missing[:min(len(missing), maxPipeline)]
 			missing = missing[len(part):]
+			if over := conn.Ended(f.ctx); over != nil { // nobody wants more loads
+				for _, w := range part {
+					f.fail(w, over)
+				}
+				continue
+			}
 			again = append(again, f.fly(part, joins < maxJoins)...)
 		}
 		due = again

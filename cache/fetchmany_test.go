@@ -462,6 +462,37 @@ func TestFetchManyUsesTheScopeOfTheRequest(t *testing.T) {
 	require.Len(t, src.asked(), 1)
 }
 
+// A caller that is gone has no more loads begun for it.
+func TestFetchManyBeginsNothingForACallerWhoHasLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, rdb := newServer(t)
+		v := NewView[int, string](newClient(t, rdb, Config{}), "v", ViewConfig{})
+		ctx, cancel := context.WithCancelCause(t.Context())
+		why := errors.New("gone")
+		var calls, asked atomic.Int64
+		keys := make([]int, 2*maxPipeline+1)
+		for i := range keys {
+			keys[i] = i
+		}
+		values, err := v.FetchMany(ctx, keys, func(_ context.Context, missing []int) (map[int]string, error) {
+			calls.Add(1)
+			asked.Add(int64(len(missing)))
+			cancel(why)
+			return nil, nil
+		})
+		require.ErrorIs(t, err, why)
+		require.Empty(t, values)
+		synctest.Wait()
+		require.EqualValues(t, 1, calls.Load())
+		require.EqualValues(t, maxPipeline, asked.Load())
+		var failed *KeysError[int]
+		require.ErrorAs(t, err, &failed)
+		for _, key := range keys[maxPipeline:] {
+			require.ErrorIs(t, failed.Errs[key], why)
+		}
+	})
+}
+
 func TestFetchManyOfNoUse(t *testing.T) {
 	_, rdb := newServer(t)
 	c := newClient(t, rdb, Config{})

@@ -133,7 +133,10 @@ func (v *View[K, V]) Clear(ctx context.Context) error {
 	if v.cfg.Tags {
 		err = v.raise(ctx, []string{v.generationKey})
 	} else {
-		err = v.unlinkAll(ctx)
+		epoch := v.c.rdb.Epoch()
+		if err = v.unlinkAll(ctx); err == nil {
+			v.c.owed.ended(epoch, ending{view: v.end}, v.prefix)
+		}
 		v.cleared(ctx)
 	}
 	if err != nil {
@@ -146,10 +149,13 @@ func (v *View[K, V]) Clear(ctx context.Context) error {
 
 // raise gives generations new values.
 func (v *View[K, V]) raise(ctx context.Context, keys []string) error {
-	ttl := []any{max(millis(v.cfg.TTL)+v.cfg.StaleFor.Milliseconds(), millis(minGenerationTTL))}
+	epoch := v.c.rdb.Epoch()
 	var first error
-	for _, cmd := range v.c.runMany(ctx, raiseScript, keys, func(int) []any { return ttl }) {
-		if err := cmd.Err(); err != nil && first == nil {
+	for i, cmd := range v.c.runMany(ctx, raiseScript, keys, func(int) []any { return []any{v.end.ttl} }) {
+		switch err := cmd.Err(); {
+		case err == nil:
+			v.c.owed.ended(epoch, ending{view: v.end}, keys[i])
+		case first == nil:
 			v.c.countError(ctx)
 			first = whoseEnd(ctx, err)
 		}

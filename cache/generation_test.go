@@ -377,8 +377,36 @@ func TestWhoComesAfterAnInvalidationDoesNotGetWhatCouldNotBeStamped(t *testing.T
 		later := goFetch(t.Context(), v, "k", load)
 		require.Equal(t, fetched[int64]{0, nil}, <-first, "it came before")
 		require.Equal(t, fetched[int64]{1, nil}, <-later)
+		synctest.Wait()
 		require.NotContains(t, s.Keys(), "redisha:cache:v:k", "the lease is given back")
 	})
+}
+
+// A server that hangs after the load costs one step of the lease, not go-redis' own
+// timeouts.
+func TestAnOutageAfterALoadIsWaitedForOnce(t *testing.T) {
+	for name, cfg := range map[string]ViewConfig{"tags": tagged, "no tags": {}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := testserver.New(t)
+				c := newClient(t, newOwn(t, s), Config{ReadTimeout: 100 * time.Millisecond})
+				v := NewView[string, string](c, "v", cfg)
+				var loaded time.Time
+				got, err := v.Fetch(t.Context(), "k", func(context.Context, string) (string, error) {
+					s.Hang(true)
+					loaded = time.Now()
+					return "value", nil
+				})
+				require.NoError(t, err)
+				require.Equal(t, "value", got)
+				require.LessOrEqual(t, time.Since(loaded), minLeaseSlack)
+				s.Hang(false)
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				require.NotContains(t, s.Keys(), v.prefix+"k")
+			})
+		})
+	}
 }
 
 func TestAddAndReplaceHeedGenerations(t *testing.T) {

@@ -140,6 +140,43 @@ func TestNothingIsKeptAcrossAnOwnWriteOrARecovery(t *testing.T) {
 	}
 }
 
+// Views of one name are one, however many there are in a process.
+func TestWhatIsKeptIsDroppedByAWriteThroughAnotherViewOfTheName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, rdb := newServer(t)
+		c := newClient(t, rdb, Config{})
+		v, w := NewView[string, string](c, "v", ViewConfig{}), NewView[string, string](c, "v", ViewConfig{})
+		apart := NewView[string, string](c, "v", ViewConfig{Version: "2"})
+		s.Stop()
+		old := func(context.Context, string) (string, error) { return "old", nil }
+		for _, v := range []*View[string, string]{v, apart} {
+			_, err := v.Fetch(t.Context(), "k", old)
+			require.NoError(t, err)
+		}
+		got, err := w.Get(t.Context(), "k")
+		require.NoError(t, err)
+		require.Equal(t, "old", got)
+		require.Error(t, w.Delete(t.Context(), "k"))
+		_, err = v.Get(t.Context(), "k")
+		require.ErrorIs(t, err, errOwed)
+		_, err = apart.Get(t.Context(), "k")
+		require.NoError(t, err)
+
+		first, second := newSource("old"), newSource("old") // of two views, at a time
+		one, other := goFetch(t.Context(), v, "l", first.load), goFetch(t.Context(), w, "l", second.load)
+		<-first.began
+		<-second.began
+		require.Error(t, w.Delete(t.Context(), "l"))
+		close(second.release)
+		require.Equal(t, fetched[string]{"old", nil}, <-other)
+		close(first.release)
+		require.Equal(t, fetched[string]{"old", nil}, <-one)
+		_, err = v.Get(t.Context(), "l")
+		require.ErrorIs(t, err, errOwed)
+		require.Empty(t, v.outage.loads)
+	})
+}
+
 func TestWhatIsKeptIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, rdb := newServer(t)

@@ -14,6 +14,7 @@ import (
 // they are.
 type keyspace struct {
 	prefix string
+	outage *outage
 	locals atomic.Pointer[[]localTier] // copied to be changed
 	watch  atomic.Pointer[watch]       // nil before the first read of a view with an L1
 }
@@ -31,7 +32,7 @@ func (c *Client) keyspace(prefix string) *keyspace {
 	defer c.spacesMu.Unlock()
 	s := c.spaces[prefix]
 	if s == nil {
-		s = &keyspace{prefix: prefix}
+		s = &keyspace{prefix: prefix, outage: newOutage(c)}
 		c.spaces[prefix] = s
 	}
 	return s

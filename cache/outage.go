@@ -8,10 +8,10 @@ import (
 	"github.com/redisha/redisha/internal/endpoint"
 )
 
-// An outage keeps, for a short time, what a view has loaded while Redis could not
-// be read, so that the source does not get a load for each read. What is kept was
-// loaded after every Delete and Set of the process, and is dropped as soon as Redis
-// answers again.
+// An outage keeps, for a short time, what the views of one name have loaded while
+// Redis could not be read, so that the source does not get a load for each read. What
+// is kept was loaded after every Delete and Set of the process, and is dropped as soon
+// as Redis answers again.
 type outage struct {
 	used  *atomic.Int64 // bytes of all views of the client
 	byKey bool          // an answer of Redis says nothing about other keys
@@ -19,7 +19,7 @@ type outage struct {
 
 	mu    sync.Mutex
 	kept  map[string]keptValue
-	loads map[string]*keptLoad // that run; one for a key
+	loads map[string]*keptLoad // that run: of a key, one for each view
 }
 
 type keptValue struct {
@@ -30,6 +30,7 @@ type keptValue struct {
 // A keptLoad is a load whose value is going to be kept.
 type keptLoad struct {
 	spoiled bool // the key has been written since, or Redis has answered
+	other   *keptLoad
 }
 
 const (
@@ -49,7 +50,7 @@ func newOutage(c *Client) *outage {
 func (o *outage) begin(key string) *keptLoad {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	l := &keptLoad{}
+	l := &keptLoad{other: o.loads[key]}
 	o.loads[key] = l
 	o.n.Add(1)
 	return l
@@ -60,9 +61,7 @@ func (o *outage) begin(key string) *keptLoad {
 func (o *outage) end(key string, l *keptLoad, body []byte, ttl time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.loads[key] == l {
-		delete(o.loads, key)
-	}
+	o.remove(key, l)
 	o.n.Add(-1)
 	if l.spoiled || ttl <= 0 {
 		return
@@ -78,6 +77,20 @@ func (o *outage) end(key string, l *keptLoad, body []byte, ttl time.Duration) {
 	}
 	o.kept[key] = keptValue{body, time.Now().Add(ttl)}
 	o.n.Add(1)
+}
+
+func (o *outage) remove(key string, l *keptLoad) {
+	first := o.loads[key]
+	if first != l {
+		for first.other != l {
+			first = first.other
+		}
+		first.other = l.other
+		return
+	}
+	if o.loads[key] = l.other; l.other == nil {
+		delete(o.loads, key)
+	}
 }
 
 func sizeKept(key string, body []byte) int64 { return int64(len(key) + len(body) + keptOverhead) }
@@ -137,13 +150,17 @@ func (o *outage) spoilAll() {
 		o.drop(key)
 	}
 	for _, l := range o.loads {
-		l.spoiled = true
+		l.spoil()
 	}
 }
 
 func (o *outage) spoil(key string) {
 	o.drop(key)
-	if l := o.loads[key]; l != nil {
+	o.loads[key].spoil()
+}
+
+func (l *keptLoad) spoil() {
+	for ; l != nil; l = l.other {
 		l.spoiled = true
 	}
 }

@@ -15,8 +15,9 @@ import (
 
 // owed are the deletes that Redis still has to carry out: those that failed, and,
 // once there is another primary, those of the last seconds, which it may not have
-// got. They are repeated until they succeed. Until then this process does not
-// believe what Redis has under their keys.
+// got, the ends of tags and views included. They are repeated until they succeed.
+// Until then this process does not believe what Redis has under their keys, or in
+// their views.
 //
 // They are bounded. Of a view that has more, no key is believed until all of it
 // has been cleared.
@@ -28,6 +29,7 @@ type owed struct {
 	last    uint64 // number of the last debt
 	keys    map[string]debt
 	views   map[string]viewDebt // by prefix
+	raises  map[string]int      // how many of keys are generations, by the prefix of their view
 	done    recentDeletes
 	paying  bool
 	wake    chan struct{} // of the goroutine that pays: try now
@@ -37,7 +39,20 @@ type owed struct {
 // A debt is a delete that is owed.
 type debt struct {
 	number uint64 // tells it from a later one of the same key
-	until  int64  // end of the hold, Unix time in ms; 0: none
+	ending
+}
+
+// An ending is how what a key held came to its end.
+type ending struct {
+	until int64      // end of the hold, Unix time in ms; 0: none
+	view  *endedView // if its key is a generation, which was raised; or the prefix of a view that was cleared
+}
+
+// An endedView is what it takes to end what a view has, once more.
+type endedView struct {
+	prefix string
+	ttl    int64                       // of its generations, ms; 0: it has none
+	clear  func(context.Context) error // all of it
 }
 
 // A viewDebt is a view that has to be cleared.
@@ -53,7 +68,7 @@ const (
 )
 
 func newOwed(c *Client) *owed {
-	o := &owed{c: c, keys: make(map[string]debt), views: make(map[string]viewDebt), wake: make(chan struct{}, 1), stopped: func() {}}
+	o := &owed{c: c, keys: make(map[string]debt), views: make(map[string]viewDebt), raises: make(map[string]int), wake: make(chan struct{}, 1), stopped: func() {}}
 	if c.rdb.Own() && c.rdb.Topology() != endpoint.Standalone {
 		o.done.most = maxOwed
 		o.stopped = c.rdb.OnEpoch(func(uint64) { o.repeatRecent() })
@@ -73,6 +88,9 @@ func (o *owed) check(prefix, key string) error {
 	if _, ok := o.views[prefix]; ok {
 		return errViewOwed
 	}
+	if o.raises[prefix] > 0 {
+		return errTagsOwed
+	}
 	if _, ok := o.keys[key]; ok {
 		return errOwed
 	}
@@ -81,7 +99,8 @@ func (o *owed) check(prefix, key string) error {
 
 var (
 	errOwed     = errors.New("a Delete of the key, which has failed or may have been lost in a failover, is still being repeated")
-	errViewOwed = fmt.Errorf("more than %d Deletes have failed, and the view is still being cleared", maxOwed)
+	errViewOwed = fmt.Errorf("the view is still being cleared, since more than %d Deletes have failed, or a failover may have lost a Clear", maxOwed)
+	errTagsOwed = errors.New("an InvalidateTags or Clear of the view, which a failover may have lost, is still being repeated")
 )
 
 // add says that the delete of key has failed, with a hold that ends at until. clear
@@ -91,25 +110,52 @@ func (o *owed) add(key string, until int64, prefix string, clear func(context.Co
 	defer o.mu.Unlock()
 	if _, ok := o.keys[key]; !ok && len(o.keys) >= maxOwed {
 		if _, ok := o.views[prefix]; !ok {
-			o.n.Add(1)
 			o.c.log.Warn("too many deletes have failed: the view is not used until it is cleared", "key", prefix+"*")
 		}
-		o.last++
-		o.views[prefix] = viewDebt{o.last, clear} // what is cleared already is cleared again
+		o.putView(prefix, clear)
 	} else {
-		o.put(key, until)
+		o.put(key, ending{until: until})
 	}
 	o.start(false)
 }
 
 // put notes a debt. The lock is held.
-func (o *owed) put(key string, until int64) {
+func (o *owed) put(key string, e ending) {
+	if e.view != nil && e.view.ttl == 0 {
+		o.putView(e.view.prefix, e.view.clear)
+		return
+	}
 	old, ok := o.keys[key]
 	if !ok {
 		o.n.Add(1)
+		if e.view != nil {
+			o.raises[e.view.prefix]++
+		}
 	}
 	o.last++
-	o.keys[key] = debt{o.last, max(old.until, until)}
+	e.until = max(e.until, old.until)
+	o.keys[key] = debt{o.last, e}
+}
+
+// putView notes that a view has to be cleared, once more if it is being cleared. The
+// lock is held.
+func (o *owed) putView(prefix string, clear func(context.Context) error) {
+	if _, ok := o.views[prefix]; !ok {
+		o.n.Add(1)
+	}
+	o.last++
+	o.views[prefix] = viewDebt{o.last, clear}
+}
+
+// paid removes the debt of key. The lock is held.
+func (o *owed) paid(key string) {
+	if view := o.keys[key].view; view != nil {
+		if o.raises[view.prefix]--; o.raises[view.prefix] == 0 {
+			delete(o.raises, view.prefix)
+		}
+	}
+	delete(o.keys, key)
+	o.n.Add(-1)
 }
 
 // start sees to it that what is owed is paid, at once if now. The lock is held.
@@ -145,32 +191,31 @@ func (o *owed) settle(key string, mark uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if d, ok := o.keys[key]; ok && d.number <= mark {
-		delete(o.keys, key)
-		o.n.Add(-1)
+		o.paid(key)
 	}
 }
 
-// deleted notes that keys, the command for which was sent in that epoch, have been
-// deleted: a failover may lose it.
-func (o *owed) deleted(epoch uint64, until int64, keys ...string) {
+// ended notes that what keys had, the command for which was sent in that epoch, has
+// ended: a failover may lose it.
+func (o *owed) ended(epoch uint64, e ending, keys ...string) {
 	if o.done.most == 0 || len(keys) == 0 {
 		return
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, key := range keys {
-		o.note(epoch, key, until)
+		o.note(epoch, key, e)
 	}
 }
 
-// note is deleted for one key. The lock is held.
-func (o *owed) note(epoch uint64, key string, until int64) {
+// note is ended for one key. The lock is held.
+func (o *owed) note(epoch uint64, key string, e ending) {
 	if o.done.most == 0 {
 		return
 	}
-	o.done.add(key, until, time.Now())
+	o.done.add(key, e, time.Now())
 	if o.c.rdb.Epoch() != epoch && len(o.keys) < 2*maxOwed { // repeatRecent came before it
-		o.put(key, until)
+		o.put(key, e)
 		o.start(true)
 	}
 }
@@ -180,7 +225,7 @@ func (o *owed) repeatRecent() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.done.since(time.Now().Add(-recentDeletesFor), o.put)
-	if len(o.keys) > 0 {
+	if len(o.keys)+len(o.views) > 0 {
 		o.start(true)
 	}
 }
@@ -208,17 +253,19 @@ func (o *owed) pay() {
 // round tries everything that is owed, and reports whether nothing is any more.
 func (o *owed) round() (paid bool) {
 	o.mu.Lock()
-	keys, debts := make([]string, 0, len(o.keys)), make([]debt, 0, len(o.keys))
-	for key, d := range o.keys {
-		keys, debts = append(keys, key), append(debts, d)
+	var deletes, raises []string
+	debts := maps.Clone(o.keys)
+	for key, d := range debts {
+		if d.view != nil {
+			raises = append(raises, key)
+		} else {
+			deletes = append(deletes, key)
+		}
 	}
 	views := maps.Clone(o.views)
 	o.mu.Unlock()
-	for len(keys) > 0 && o.c.ctx.Err() == nil {
-		n := min(len(keys), maxPipeline)
-		o.repeat(keys[:n], debts[:n])
-		keys, debts = keys[n:], debts[n:]
-	}
+	o.repeat(deletes, debts, deleteScript, func(d debt) int64 { return max(d.until-time.Now().UnixMilli(), 0) })
+	o.repeat(raises, debts, raiseScript, func(d debt) int64 { return d.view.ttl })
 	cleared := make(map[string]bool)
 	for prefix, view := range views {
 		cleared[prefix] = view.clear(o.c.ctx) == nil
@@ -235,8 +282,17 @@ func (o *owed) round() (paid bool) {
 	return !o.paying
 }
 
-// repeat sends as many deletes as fit into a pipeline.
-func (o *owed) repeat(keys []string, debts []debt) {
+// repeat sends what is owed of keys, with an argument of each.
+func (o *owed) repeat(keys []string, debts map[string]debt, script *script, arg func(debt) int64) {
+	for len(keys) > 0 && o.c.ctx.Err() == nil {
+		n := min(len(keys), maxPipeline)
+		o.repeatPart(keys[:n], debts, script, arg)
+		keys = keys[n:]
+	}
+}
+
+// repeatPart sends as many as fit into a pipeline.
+func (o *owed) repeatPart(keys []string, debts map[string]debt, script *script, arg func(debt) int64) {
 	ctx, cancel := context.WithTimeout(o.c.ctx, o.c.leaseSlack())
 	defer cancel()
 	for _, key := range keys {
@@ -244,7 +300,7 @@ func (o *owed) repeat(keys []string, debts []debt) {
 		defer o.c.wrote(key)
 	}
 	epoch := o.c.rdb.Epoch()
-	cmds := o.c.runMany(ctx, deleteScript, keys, func(i int) []any { return []any{max(debts[i].until-time.Now().UnixMilli(), 0)} })
+	cmds := o.c.runMany(ctx, script, keys, func(i int) []any { return []any{arg(debts[keys[i]])} })
 	for _, key := range keys {
 		o.c.evict(key)
 	}
@@ -255,11 +311,10 @@ func (o *owed) repeat(keys []string, debts []debt) {
 			continue
 		}
 		o.c.stats.deletesRepeated.Inc()
-		if o.keys[key] == debts[i] {
-			delete(o.keys, key)
-			o.n.Add(-1)
+		if o.keys[key] == debts[key] {
+			o.paid(key)
 		}
-		o.note(epoch, key, debts[i].until)
+		o.note(epoch, key, debts[key].ending)
 	}
 }
 
@@ -274,13 +329,13 @@ type recentDeletes struct {
 }
 
 type recentDelete struct {
-	key   string
-	until int64 // as in a debt
-	at    int64 // Unix time, ns
+	key string
+	ending
+	at int64 // Unix time, ns
 }
 
-func (r *recentDeletes) add(key string, until int64, at time.Time) {
-	d := recentDelete{key, until, at.UnixNano()}
+func (r *recentDeletes) add(key string, e ending, at time.Time) {
+	d := recentDelete{key, e, at.UnixNano()}
 	if len(r.ring) < r.most {
 		r.ring = append(r.ring, d)
 		return
@@ -290,10 +345,10 @@ func (r *recentDeletes) add(key string, until int64, at time.Time) {
 }
 
 // since calls f with those that are not older than t.
-func (r *recentDeletes) since(t time.Time, f func(key string, until int64)) {
+func (r *recentDeletes) since(t time.Time, f func(key string, e ending)) {
 	for _, d := range r.ring {
 		if d.at >= t.UnixNano() {
-			f(d.key, d.until)
+			f(d.key, d.ending)
 		}
 	}
 }

@@ -156,7 +156,7 @@ func TestAViewThatIsBeingClearedIsClearedAgain(t *testing.T) {
 			return nil
 		}
 		for i := range maxOwed {
-			c.owed.put(fmt.Sprint(i), 0)
+			c.owed.put(fmt.Sprint(i), ending{})
 		}
 		c.owed.add("k", 0, "v:", clear)
 		time.Sleep(2 * time.Second) // the second time
@@ -183,22 +183,29 @@ func TestCloseEndsTheRepeating(t *testing.T) {
 	})
 }
 
+// failover returns a client of the first of two servers, which knows nothing of the
+// second, to which lose changes.
+func failover(t *testing.T) (cn *conn.Client, servers [2]*testserver.Server, lose func()) {
+	net := testserver.NewNet()
+	servers = [2]*testserver.Server{testserver.New(t), testserver.New(t)}
+	addrs := []string{"10.0.0.1:6379", "10.0.0.2:6379"}
+	for i, s := range servers {
+		net.Add(addrs[i], s.Dial)
+	}
+	sentinel := testserver.NewSentinel(t, net, "10.1.0.1:26379")
+	sentinel.Monitor(testserver.Monitored{Name: "main", Primary: addrs[0], Epoch: 1})
+	ep, err := endpoint.Parse("redis+sentinel://10.1.0.1:26379/main?pool_size=1024")
+	require.NoError(t, err)
+	cn, err = conn.New(conn.Config{Role: "cache", Endpoint: ep, FailFast: true, Dialer: net.Dial, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, cn.Close()) })
+	return cn, servers, func() { sentinel.Switch("main", addrs[1], 2) }
+}
+
 // A failover to a primary that had not got the last deletes brings nothing back.
 func TestDeletesThatAFailoverLostAreRepeated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		net := testserver.NewNet()
-		servers := []*testserver.Server{testserver.New(t), testserver.New(t)}
-		addrs := []string{"10.0.0.1:6379", "10.0.0.2:6379"}
-		for i, s := range servers {
-			net.Add(addrs[i], s.Dial)
-		}
-		sentinel := testserver.NewSentinel(t, net, "10.1.0.1:26379")
-		sentinel.Monitor(testserver.Monitored{Name: "main", Primary: addrs[0], Epoch: 1})
-		ep, err := endpoint.Parse("redis+sentinel://10.1.0.1:26379/main?pool_size=1024")
-		require.NoError(t, err)
-		cn, err := conn.New(conn.Config{Role: "cache", Endpoint: ep, FailFast: true, Dialer: net.Dial, Logger: slog.New(slog.DiscardHandler)})
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, cn.Close()) })
+		cn, servers, lose := failover(t)
 		c := newClient(t, cn, Config{})
 		v := NewView[string, string](c, "v", ViewConfig{})
 		for _, s := range servers { // what the second one has is all old
@@ -214,7 +221,7 @@ func TestDeletesThatAFailoverLostAreRepeated(t *testing.T) {
 		require.Zero(t, c.Stats().DeletesOwed)
 
 		servers[1].SetError("ERR not now", "eval", "evalsha")
-		sentinel.Switch("main", addrs[1], 2)
+		lose()
 		time.Sleep(time.Second)
 		require.EqualValues(t, 1, cn.Epoch())
 		require.EqualValues(t, 2, c.Stats().DeletesOwed)
@@ -233,10 +240,86 @@ func TestDeletesThatAFailoverLostAreRepeated(t *testing.T) {
 		require.Equal(t, tombstone, stored(t, cn, v.prefix+"held", 55*time.Second))
 
 		// One whose reply comes from the old primary after the new one was there.
-		c.owed.deleted(cn.Epoch()-1, 0, v.prefix+"there")
+		c.owed.ended(cn.Epoch()-1, ending{}, v.prefix+"there")
 		time.Sleep(maxPayPause)
-		_, err = v.Get(t.Context(), "there")
+		_, err := v.Get(t.Context(), "there")
 		require.Equal(t, ErrMiss, err)
+	})
+}
+
+// The same for what ends many values at once: of tags and views exactly those that
+// were ended.
+func TestInvalidationsThatAFailoverLostAreRepeated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cn, servers, lose := failover(t)
+		c := newClient(t, cn, Config{})
+		views := map[string]*View[string, string]{
+			"tag":     NewView[string, string](c, "tag", tagged),
+			"cleared": NewView[string, string](c, "cleared", tagged),
+			"scanned": NewView[string, string](c, "scanned", ViewConfig{}),
+			"plain":   NewView[string, string](c, "plain", ViewConfig{Plain: true}),
+			"other":   NewView[string, string](c, "other", tagged),
+			"before":  NewView[string, string](c, "before", tagged),
+		}
+		for _, s := range servers { // what the second one has is all old
+			old := newClient(t, s.Client(t), Config{})
+			for name, v := range views {
+				v := NewView[string, string](old, name, v.cfg)
+				var opts []SetOption
+				if v.cfg.Tags {
+					opts = append(opts, Tags("ended", "and another"))
+				}
+				require.NoError(t, v.Set(t.Context(), "k", "old", opts...))
+				if v.cfg.Tags {
+					opts = []SetOption{Tags("lasting")}
+				}
+				require.NoError(t, v.Set(t.Context(), "l", "old", opts...))
+			}
+		}
+		require.NoError(t, views["before"].Clear(t.Context()))
+		time.Sleep(recentDeletesFor + time.Second)
+		require.NoError(t, views["tag"].InvalidateTags(t.Context(), "ended", "of nothing"))
+		for _, name := range []string{"cleared", "scanned", "plain"} {
+			require.NoError(t, views[name].Clear(t.Context()))
+		}
+		for name, v := range views {
+			_, err := v.Get(t.Context(), "k")
+			require.Equal(t, name == "other", err == nil, name)
+		}
+		require.Zero(t, c.Stats().DeletesOwed)
+
+		servers[1].SetError("ERR not now", "eval", "evalsha", "scan")
+		lose()
+		time.Sleep(time.Second)
+		require.EqualValues(t, 1, cn.Epoch())
+		require.EqualValues(t, 5, c.Stats().DeletesOwed, "two tags, a generation, two views")
+		for name, want := range map[string]error{"tag": errTagsOwed, "cleared": errTagsOwed, "scanned": errViewOwed, "plain": errViewOwed} {
+			v := views[name]
+			for _, key := range []string{"k", "l"} {
+				_, err := v.Get(t.Context(), key)
+				require.ErrorIs(t, err, want, name)
+				require.ErrorIs(t, v.GetMany(t.Context(), []string{key, "any"})[0].Err, want, name)
+				got, err := v.Fetch(t.Context(), key, func(context.Context, string) (string, error) { return "new", nil })
+				require.NoError(t, err)
+				require.Equal(t, "new", got)
+			}
+		}
+		for _, name := range []string{"other", "before"} { // which was cleared too long ago
+			got, err := views[name].Get(t.Context(), "k")
+			require.NoError(t, err)
+			require.Equal(t, "old", got)
+		}
+		servers[1].SetError("", "eval", "evalsha", "scan")
+		time.Sleep(maxPayPause)
+		require.Zero(t, c.Stats().DeletesOwed)
+		require.Empty(t, c.owed.raises)
+		for name, v := range views {
+			stands := name == "other" || name == "before"
+			_, err := v.Get(t.Context(), "k")
+			require.Equal(t, stands, err == nil, "%s: %v", name, err)
+			_, err = v.Get(t.Context(), "l")
+			require.Equal(t, stands || name == "tag", err == nil, "%s: %v", name, err)
+		}
 	})
 }
 
@@ -244,10 +327,10 @@ func TestTheRecentDeletesAreBounded(t *testing.T) {
 	r := recentDeletes{most: 3}
 	now := time.Now()
 	for i := range 7 {
-		r.add(fmt.Sprint(i), 0, now.Add(time.Duration(i)))
+		r.add(fmt.Sprint(i), ending{}, now.Add(time.Duration(i)))
 	}
 	got := make(map[string]bool)
-	r.since(now.Add(5), func(key string, _ int64) { got[key] = true })
+	r.since(now.Add(5), func(key string, _ ending) { got[key] = true })
 	require.Equal(t, map[string]bool{"5": true, "6": true}, got)
 	require.Len(t, r.ring, 3)
 }

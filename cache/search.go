@@ -97,6 +97,9 @@ func (s *search[K, V]) find(first found) result[V] {
 			err   error
 		)
 		if pause > 0 {
+			if err := v.c.owed.check(v.prefix, s.redisKey); err != nil { // by now
+				return s.loadPast(err)
+			}
 			held, err = v.c.poll(s.ctx, s.redisKey)
 		} else {
 			held, began, err = v.c.acquire(s.ctx, s.redisKey, s.lease, ttl, sha)
@@ -156,11 +159,17 @@ func (s *search[K, V]) loadLeased(began uint64) result[V] {
 	// From here on nobody joins: who comes after a Delete that FILL does not
 	// see must not get what was loaded before it.
 	v.flights.close(s.key, s.flight)
-	valid := true
+	var (
+		valid = true
+		held  bool
+		err   error
+	)
 	if v.cfg.Tags && out.isAnswer() {
-		valid = s.stamp(&out, began)
+		valid, err = s.stamp(&out, began)
 	}
-	held, err := s.settle(&out)
+	if err == nil {
+		held, err = s.settle(&out)
+	}
 	switch {
 	case err != nil:
 		v.c.countError(s.ctx)
@@ -179,35 +188,42 @@ func (s *search[K, V]) loadLeased(began uint64) result[V] {
 // stored. If one of them was raised meanwhile, the outcome may be from before: then it
 // is replaced by that of another load, once. It reports whether nobody who has joined
 // came after a Clear or an InvalidateTags that the load could not know; else, and if
-// the second load is outdated too, there is nothing to store.
-func (s *search[K, V]) stamp(out *outcome[V], began uint64) (valid bool) {
+// the second load is outdated too, there is nothing to store. Nor is there after an
+// error: Redis did not say.
+func (s *search[K, V]) stamp(out *outcome[V], began uint64) (valid bool, err error) {
 	v := s.view
 	for {
-		g, outdated, err := v.current(s.ctx, out.tags, out.px, began)
-		switch {
-		case err != nil:
-			v.c.countError(s.ctx)
-			v.c.warn(s.ctx, &v.c.warnedFill, "loaded value not stored", s.redisKey, err)
-		case !outdated && out.stored != nil:
-			g.stamp(out.stored)
-			return true
-		case !outdated:
-			return true
-		default:
-			v.c.stats.loadsOutdated.Inc()
-			if !valid {
-				if began = s.begin(); began > 0 {
-					valid = true // nobody joins any more
-					if *out = s.call(func() {}); out.isAnswer() {
-						continue
-					}
-					return true
+		g, outdated, err := s.generations(out, began)
+		if err != nil {
+			return valid, err
+		}
+		if !outdated {
+			if out.stored != nil {
+				g.stamp(out.stored)
+			}
+			return true, nil
+		}
+		v.c.stats.loadsOutdated.Inc()
+		if !valid {
+			if began = s.begin(); began > 0 {
+				valid = true // nobody joins any more
+				if *out = s.call(func() {}); out.isAnswer() {
+					continue
 				}
+				return true, nil
 			}
 		}
 		out.stored = nil
-		return valid
+		return valid, nil
 	}
+}
+
+// generations are those that the outcome of a load names, as View.current has them,
+// for which it waits no longer than FILL does.
+func (s *search[K, V]) generations(out *outcome[V], began uint64) (g generations, outdated bool, err error) {
+	ctx, cancel := context.WithTimeout(s.ctx, s.view.c.leaseSlack())
+	defer cancel()
+	return s.view.current(ctx, out.tags, out.px, began)
 }
 
 // begin returns the server's time in µs if the search still holds its lease, which

@@ -28,8 +28,9 @@ type View[K Key, V any] struct {
 	local    *local[K, V] // nil: there is no L1
 	timedOut error        // the cause of a load's end at its timeout
 
-	generationKey string   // where the view's generation stands, if it has tags
-	guesses       *guesses // which tags entries had; nil without tags
+	generationKey string     // where the view's generation stands, if it has tags
+	end           *endedView // by Clear, or by InvalidateTags
+	guesses       *guesses   // which tags entries had; nil without tags
 }
 
 // NewView returns the view of c with that name, which is a part of the keys:
@@ -70,17 +71,19 @@ func (v *View[K, V]) define(name string) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	v.outage = newOutage(v.c)
 	v.name = name
 	if v.cfg.Version != "" {
 		v.name = name + "." + v.cfg.Version
 	}
 	v.prefix = v.c.root + v.name + ":"
 	v.generationKey = v.c.root + generationMark + v.name
+	v.end = &endedView{prefix: v.prefix, clear: v.Clear}
 	if v.cfg.Tags {
+		v.end.ttl = max(millis(v.cfg.TTL)+v.cfg.StaleFor.Milliseconds(), millis(minGenerationTTL))
 		v.guesses = newGuesses()
 	}
 	v.space = v.c.keyspace(v.prefix)
+	v.outage = v.space.outage
 	if v.cfg.LocalEntries > 0 {
 		v.local = newLocal[K, V](v.c, v.space, v.cfg)
 		v.space.add(v.c, v.local)
