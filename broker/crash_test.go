@@ -324,14 +324,8 @@ func TestNothingIsLostUnderRandomVerdictsAndCrashes(t *testing.T) {
 		}
 		var abandoned sync.WaitGroup
 		defer abandoned.Wait()
-		crashing := func() (crash func()) {
-			client, net := throughNetwork(t, rdb)
-			victim, _ := newTestClient(t, client, Config{})
-			stop := startWorker(t, victim, WorkerConfig{Lease: lease, Concurrency: 8}, handle)
-			return func() {
-				net.cut()
-				abandoned.Go(func() { _ = stop() })
-			}
+		victim := func() (crash func()) {
+			return startVictim(t, rdb, WorkerConfig{Lease: lease, Concurrency: 8}, handle, &abandoned)
 		}
 		var publishers sync.WaitGroup
 		for p := range 4 {
@@ -354,7 +348,7 @@ func TestNothingIsLostUnderRandomVerdictsAndCrashes(t *testing.T) {
 			})
 		}
 		crashes := 0
-		crash := crashing()
+		crash := victim()
 		startWorker(t, c, WorkerConfig{Lease: lease, Concurrency: 4}, handle)
 		for deadline := time.Now().Add(3 * time.Minute); ; {
 			requireConservation(t, c)
@@ -365,7 +359,7 @@ func TestNothingIsLostUnderRandomVerdictsAndCrashes(t *testing.T) {
 				mu.Unlock()
 				time.Sleep(pause)
 				crash()
-				crash = crashing()
+				crash = victim()
 				crashes++
 			} else if info.Ready+info.InFlight+info.Delayed == 0 && c.Stats().Published == uint64(n) {
 				break
@@ -386,6 +380,18 @@ func TestNothingIsLostUnderRandomVerdictsAndCrashes(t *testing.T) {
 		}
 		require.GreaterOrEqual(t, int64(ok)+info.Dead, int64(n))
 	})
+}
+
+// startVictim starts a worker that crash cuts off and abandons: it may end then
+// whenever it likes, for which abandoned waits.
+func startVictim(t testing.TB, rdb redis.UniversalClient, cfg WorkerConfig, handle func(*Worker), abandoned *sync.WaitGroup) (crash func()) {
+	client, net := throughNetwork(t, rdb)
+	c, _ := newTestClient(t, client, Config{})
+	stop := startWorker(t, c, cfg, handle)
+	return func() {
+		net.cut()
+		abandoned.Go(func() { _ = stop() })
+	}
 }
 
 // requireConservation checks, at one moment, that published = acked + dead +

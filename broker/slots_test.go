@@ -97,14 +97,8 @@ func TestCrashesLeakNoSlotAndNoUniqueKey(t *testing.T) {
 		}
 		var abandoned sync.WaitGroup
 		defer abandoned.Wait()
-		crashing := func() (crash func()) {
-			client, net := throughNetwork(t, rdb)
-			victim, _ := newTestClient(t, client, Config{})
-			stop := startWorker(t, victim, WorkerConfig{Lease: lease, Concurrency: 8}, handle)
-			return func() {
-				net.cut()
-				abandoned.Go(func() { _ = stop() })
-			}
+		victim := func() (crash func()) {
+			return startVictim(t, rdb, WorkerConfig{Lease: lease, Concurrency: 8}, handle, &abandoned)
 		}
 		var publishers sync.WaitGroup
 		for p := range 4 {
@@ -126,12 +120,12 @@ func TestCrashesLeakNoSlotAndNoUniqueKey(t *testing.T) {
 				}
 			})
 		}
-		crash := crashing()
+		crash := victim()
 		startWorker(t, c, WorkerConfig{Lease: lease, Concurrency: 4}, handle)
 		for range crashes {
 			time.Sleep(time.Duration(50+roll(300)) * time.Millisecond)
 			crash()
-			crash = crashing()
+			crash = victim()
 		}
 		publishers.Wait()
 		s := scripts{t, c.conn, newPartition("redisha", "default", 0, 1)}

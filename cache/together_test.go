@@ -54,6 +54,7 @@ func newOwn(t testing.TB, s *testserver.Server) *conn.Client {
 
 // together runs reads while both lanes to the server are taken by others.
 func together(v *View[string, []byte], rdb redis.UniversalClient, reads ...func()) {
+	synctest.Wait() // what flew before has given its lane back
 	held := make(gate)
 	rdb.AddHook(held)
 	var wg sync.WaitGroup

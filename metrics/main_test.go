@@ -12,15 +12,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
+	"github.com/redisha/redisha/internal/redistest"
 	"github.com/redisha/redisha/redisha"
 	"github.com/redisha/redisha/redisha/redishatest"
 )
 
 var update = flag.Bool("update", false, "write testdata anew, to be read before it is committed")
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { redistest.Main(m) }
 
 // open returns clients of all roles and a named cache which have not connected.
 func open(tb testing.TB, srv *redishatest.Server) *redisha.Clients {

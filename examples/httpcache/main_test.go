@@ -10,12 +10,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
+	"github.com/redisha/redisha/internal/redistest"
 	"github.com/redisha/redisha/redisha/redishatest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { redistest.Main(m) }
 
 func TestTheTourShowsWhatItSays(t *testing.T) {
 	for _, name := range []string{"REDIS_URL", "CACHE_DEFAULT", "REDISHA_CACHE_URL"} {

@@ -5,10 +5,11 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
+
+	"github.com/redisha/redisha/internal/redistest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { redistest.Main(m) }
 
 func TestProgressIsShownUntilTheResultIsThere(t *testing.T) {
 	for _, name := range []string{"REDIS_URL", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND", "REDISHA_BROKER_URL", "REDISHA_RESULTS_URL"} {

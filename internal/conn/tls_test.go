@@ -12,10 +12,12 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"math/big"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -149,10 +151,19 @@ func TestSentinelsAndDataNodesAreTrustedEachForThemselves(t *testing.T) {
 		expired = "certificate has expired"
 		client  = "remote error: tls: "
 	)
-	for _, c := range []struct {
+	type problem struct {
 		name, want, at string
 		change         func(*Config)
-	}{
+	}
+	judge := func(c problem, err error) {
+		t.Run(c.name, func(t *testing.T) {
+			t.Log(err)
+			require.ErrorContains(t, err, c.want)
+			require.Equal(t, c.at == sentinelAddr, errors.Is(err, resolve.ErrNoSentinel), "it says which of the two it is")
+		})
+	}
+	problems := map[string]problem{}
+	for _, c := range []problem{
 		{"the nodes' CA is unknown", unknown, primary, func(c *Config) { c.TLS = sentinels.client() }},
 		{"the Sentinels' CA is unknown", unknown, sentinelAddr, func(c *Config) { c.SentinelTLS.RootCAs = nodes.pool }},
 		{"the nodes have another name", other, primary, func(c *Config) { c.TLS.ServerName = "node.example" }},
@@ -167,17 +178,16 @@ func TestSentinelsAndDataNodesAreTrustedEachForThemselves(t *testing.T) {
 			c.Endpoint = parse(t, "rediss+sentinel://"+sentinelAddr+"/main?sentinel_tls=false")
 			c.SentinelTLS = nil
 		}},
-		{"the nodes' certificate has expired", expired, primary, func(*Config) { forNodes.set(nodes.issue("127.0.0.1", -time.Hour)) }},
-		{"the Sentinels' certificate has expired", expired, sentinelAddr, func(*Config) {
-			forNodes.set(nodes.issue("127.0.0.1", time.Hour))
-			forSentinels.set(sentinels.issue("sentinel.example", -time.Hour))
-		}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			err := check(c.change)
-			t.Log(err)
-			require.ErrorContains(t, err, c.want)
-			require.Equal(t, c.at == sentinelAddr, errors.Is(err, resolve.ErrNoSentinel), "it says which of the two it is")
-		})
+		problems[c.name] = c
 	}
+	for name, err := range atOnce(slices.Collect(maps.Keys(problems)), func(name string) error { return check(problems[name].change) }) {
+		judge(problems[name], err)
+	}
+
+	forNodes.set(nodes.issue("127.0.0.1", -time.Hour))
+	judge(problem{name: "the nodes' certificate has expired", want: expired, at: primary}, check(func(*Config) {}))
+	forNodes.set(nodes.issue("127.0.0.1", time.Hour))
+	forSentinels.set(sentinels.issue("sentinel.example", -time.Hour))
+	judge(problem{name: "the Sentinels' certificate has expired", want: expired, at: sentinelAddr}, check(func(*Config) {}))
 }

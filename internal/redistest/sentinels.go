@@ -93,7 +93,7 @@ type Sentinels struct {
 // StartSentinels starts Sentinels, a primary and its replicas, and waits until
 // they are settled. Stop ends them.
 //
-// On a machine one such fixture or Cluster runs at a time, over all processes:
+// Two such fixtures or Clusters run at a time on a machine, over all processes:
 // StartSentinels waits for its turn until ctx is done, and fails at once if this
 // process has one in use already.
 func StartSentinels(ctx context.Context, cfg SentinelsConfig) (*Sentinels, error) {

@@ -4,8 +4,8 @@
 //
 // In a test, [New] starts a server for one test, [Shared] one for all tests of
 // a package, which [Main] ends. Elsewhere, [Start] does it. [NewReplica] adds a
-// replica, [NewSentinels] and [NewCluster] start what fails over, one at a time on
-// a machine, and [NewProxy] does harm to connections. The program is redis-server
+// replica, [NewSentinels] and [NewCluster] start what fails over, one at a time in
+// a process, and [NewProxy] does harm to connections. The program is redis-server
 // on PATH, or what REDISHA_TEST_REDIS_SERVER names; Valkey's server will do.
 // Where there is none, or under -short, tests are skipped with the reason; under
 // REDISHA_TEST_REQUIRE=1 they fail if there is none.

@@ -118,19 +118,24 @@ func TestParallelTestsTakeTurns(t *testing.T) {
 	}
 }
 
-// The lock of the machine is the kernel's: it opens when its holder is killed.
+// The locks of the machine are the kernel's: they open when their holder is killed.
 func TestFixtureWaitsForOtherProcesses(t *testing.T) {
 	redistest.Require(t)
-	temp := t.TempDir() // not the lock of everybody else
-	holder := startChild(t, "sentinels", temp)
-	require.Len(t, strings.Fields(holder.line), 6)
-	second := startChild(t, "impatient", temp)
-	require.Contains(t, second.line, "context deadline exceeded")
-	require.Contains(t, second.line, fmt.Sprintf("held by process %d (", holder.cmd.Process.Pid))
-	second.kill(t)
-	third := launchChild(t, "sentinels", temp)
+	temp := t.TempDir() // not the locks of everybody else
+	holders := []*childProcess{launchChild(t, "sentinels", temp), launchChild(t, "sentinels", temp)}
+	for _, holder := range holders {
+		holder.awaitLine(t)
+		require.Len(t, strings.Fields(holder.line), 6, holder.line)
+	}
+	third := startChild(t, "impatient", temp)
+	require.Contains(t, third.line, "context deadline exceeded")
+	for _, holder := range holders {
+		require.Contains(t, third.line, fmt.Sprintf("held by process %d (", holder.cmd.Process.Pid))
+	}
+	third.kill(t)
+	fourth := launchChild(t, "sentinels", temp)
 	time.Sleep(100 * time.Millisecond) // it waits by then, most likely
-	holder.kill(t)
-	third.awaitLine(t)
-	require.Len(t, strings.Fields(third.line), 6, third.line)
+	holders[0].kill(t)
+	fourth.awaitLine(t)
+	require.Len(t, strings.Fields(fourth.line), 6, fourth.line)
 }

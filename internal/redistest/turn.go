@@ -13,10 +13,12 @@ import (
 	"time"
 )
 
-// A fixture of several processes runs alone on a machine: beside another, or
-// under load, Sentinels take their nodes for down. Who wants one takes the turn
-// of this process first, which one test has at a time, and then the lock of the
-// machine. Nobody who has either waits for anything else: there is no dead-lock.
+// Two fixtures of several processes run at a time on a machine, one in a process:
+// beside more, under load, Sentinels take their nodes for down. Two are what go
+// test needs for two packages at a time, which mostly wait for fixtures to notice
+// something. Who wants one takes the turn of this process first, which one test has
+// at a time, and then a lock of the machine. Nobody who has either waits for
+// anything else: there is no dead-lock.
 
 // turn is that of this process.
 var turn = struct {
@@ -31,7 +33,7 @@ func init() { turn.free <- struct{}{} }
 // programName stands for a user that is no test. No test has this name.
 const programName = "(program)"
 
-const oneFixture = "Sentinels or a Cluster already: one such fixture runs at a time; stop it before the next"
+const oneFixture = "Sentinels or a Cluster already: one such fixture runs at a time in a process; stop it before the next"
 
 // takeTurnAsProgram fails if someone in this process has a fixture in use.
 func takeTurnAsProgram(ctx context.Context) error {
@@ -80,7 +82,7 @@ func setUser(name string) {
 	turn.user = name
 }
 
-// endTurn gives the turn back, and the lock of the machine unless file is nil.
+// endTurn gives the turn back, and a lock of the machine unless file is nil.
 func endTurn(file *os.File) (err error) {
 	if file != nil {
 		err = unlockFixtures(file)
@@ -101,11 +103,14 @@ func untilNearDeadline(tb testing.TB) (context.Context, context.CancelFunc) {
 	return context.WithCancel(context.Background())
 }
 
-// fixtureLockFile is locked while a fixture exists. It is the same for all
-// processes, whatever a test does to TMPDIR.
-var fixtureLockFile = filepath.Join(os.TempDir(), "redisha-redistest.lock")
+// fixtureLockFiles are locked while a fixture exists, one of them for each. They
+// are the same for all processes, whatever a test does to TMPDIR.
+var fixtureLockFiles = [2]string{
+	filepath.Join(os.TempDir(), "redisha-redistest.lock"),
+	filepath.Join(os.TempDir(), "redisha-redistest.2.lock"),
+}
 
-// lockFixtures waits for the lock of the machine. The kernel opens it when this
+// lockFixtures waits for a lock of the machine. The kernel opens it when this
 // process ends.
 func lockFixtures(ctx context.Context, user string, logf func(string, ...any)) (*os.File, error) {
 	begin := time.Now()
@@ -113,35 +118,37 @@ func lockFixtures(ctx context.Context, user string, logf func(string, ...any)) (
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		f, err := tryLockFixtures()
-		switch {
-		case err == nil:
-			if told {
-				logf("redistest: waited %s for the fixture lock", time.Since(begin).Round(time.Second))
+		for _, path := range fixtureLockFiles {
+			f, err := tryLock(path)
+			switch {
+			case err == nil:
+				if told {
+					logf("redistest: waited %s for a fixture lock", time.Since(begin).Round(time.Second))
+				}
+				text := fmt.Sprintf("process %d (%s), %s\n", os.Getpid(), filepath.Base(os.Args[0]), user)
+				_, err := f.WriteAt([]byte(text), 0)
+				return f, errors.Join(err, f.Truncate(int64(len(text))))
+			case !errors.Is(err, syscall.EWOULDBLOCK):
+				return nil, fmt.Errorf("lock %s: %w", path, err)
 			}
-			text := fmt.Sprintf("process %d (%s), %s\n", os.Getpid(), filepath.Base(os.Args[0]), user)
-			_, err := f.WriteAt([]byte(text), 0)
-			return f, errors.Join(err, f.Truncate(int64(len(text))))
-		case !errors.Is(err, syscall.EWOULDBLOCK):
-			return nil, fmt.Errorf("lock %s: %w", fixtureLockFile, err)
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("no turn for a fixture after %s (%w): %s has been held by %s; one fixture runs at a time on a machine",
-				time.Since(begin).Round(time.Second), context.Cause(ctx), fixtureLockFile, fixtureHolder())
+			return nil, fmt.Errorf("no turn for a fixture after %s (%w): %s; %d fixtures run at a time on a machine",
+				time.Since(begin).Round(time.Second), context.Cause(ctx), fixtureHolders(), len(fixtureLockFiles))
 		case <-tick.C:
 		}
 		if !told && time.Since(begin) > 5*time.Second {
-			logf("redistest: waiting for the fixture lock, held by %s", fixtureHolder())
+			logf("redistest: waiting for a fixture lock: %s", fixtureHolders())
 			told = true
 		}
 	}
 }
 
-// tryLockFixtures locks the file that is at the path, which the holder removes.
-func tryLockFixtures() (*os.File, error) {
+// tryLock locks the file that is at the path, which the holder removes.
+func tryLock(path string) (*os.File, error) {
 	for {
-		f, err := os.OpenFile(fixtureLockFile, os.O_RDWR|os.O_CREATE, 0o666)
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o666)
 		if err != nil {
 			return nil, err
 		}
@@ -152,7 +159,7 @@ func tryLockFixtures() (*os.File, error) {
 		if err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
-		if at, err := os.Stat(fixtureLockFile); err == nil && os.SameFile(locked, at) {
+		if at, err := os.Stat(path); err == nil && os.SameFile(locked, at) {
 			return f, nil
 		}
 		_ = f.Close() // it was removed between open and lock
@@ -161,10 +168,14 @@ func tryLockFixtures() (*os.File, error) {
 
 func unlockFixtures(f *os.File) error { return errors.Join(os.Remove(f.Name()), f.Close()) }
 
-func fixtureHolder() string {
-	text, err := os.ReadFile(fixtureLockFile)
-	if err != nil || len(text) == 0 {
-		return "an unknown process"
+func fixtureHolders() string {
+	var holders []string
+	for _, path := range fixtureLockFiles {
+		text, err := os.ReadFile(path)
+		if err != nil || len(text) == 0 {
+			text = []byte("an unknown process")
+		}
+		holders = append(holders, fmt.Sprintf("%s is held by %s", path, strings.TrimSpace(string(text))))
 	}
-	return strings.TrimSpace(string(text))
+	return strings.Join(holders, ", ")
 }

@@ -3,7 +3,7 @@ package testserver_test
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/redisha/redisha/internal/redistest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { redistest.Main(m) }

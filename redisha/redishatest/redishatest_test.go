@@ -7,16 +7,16 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/redisha/redisha/broker"
 	"github.com/redisha/redisha/cache"
+	"github.com/redisha/redisha/internal/redistest"
 	"github.com/redisha/redisha/lock"
 	"github.com/redisha/redisha/redisha"
 	"github.com/redisha/redisha/redisha/redishatest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { redistest.Main(m) }
 
 var shout = broker.NewResultTask[string, string]("shout", broker.TaskConfig{})
 

@@ -26,7 +26,7 @@ func (b *bench) cluster(ctx context.Context) error {
 	if !b.Wants(clusterWork) {
 		return nil
 	}
-	count := b.count(30_000)
+	count := b.Count(30_000)
 	b.Setting("Cluster: 3 primaries without replicas on this machine; %d tasks of %d B are published by 64 producers and then done by a worker of concurrency 64. Off a third: of all that the nodes did, the share of the one that is farthest from a third, as a part of that; tasks: those that each node's counters say are done.", count, sizes[0])
 	nodes, err := redistest.StartCluster(ctx, redistest.ClusterConfig{Replicas: -1})
 	if err != nil {

@@ -19,8 +19,8 @@ var (
 // delays measures how far from their time delayed tasks are started.
 func (b *bench) delays(ctx context.Context) error {
 	const work = "delayed tasks"
-	count := b.count(5000)
-	within := b.slice(4 * time.Second)
+	count := b.Count(5000)
+	within := b.Slice(4 * time.Second)
 	b.Setting("Delayed: %d tasks, each published with a random delay from 1 s to %s, and a worker of concurrency 64. late: from the end of the delay, which begins with the call of publish, to the handler's start; it holds the way to the server. early: tasks that were started before. asynq looks for due tasks each 5 s (its default).", count, time.Second+within)
 	c := harness.Comparison{
 		Work: work, Quantity: latest, Cold: true, Whole: true,

@@ -22,7 +22,7 @@ const (
 // drain measures how fast waiting tasks are done.
 func (b *bench) drain(ctx context.Context) error {
 	const format = "drain %d waiting tasks of %d B, concurrency %d"
-	count := b.count(waitingCount)
+	count := b.Count(waitingCount)
 	b.Setting("Drain: the queue is filled once; each turn loads that state from an RDB file (DEBUG RELOAD), starts a worker, and ends when all tasks were handled, or after %s. Tasks handled, through the time from the worker's start.", drainLimit)
 	for _, size := range b.sizes() {
 		for _, concurrency := range []int{10, 64} {
@@ -31,7 +31,7 @@ func (b *bench) drain(ctx context.Context) error {
 				continue
 			}
 			c := harness.Comparison{
-				Work: work, Quantity: harness.OpsPerSecond, Baseline: asynqs, Slice: b.slice(drainLimit), Whole: true, Cold: true,
+				Work: work, Quantity: harness.OpsPerSecond, Baseline: asynqs, Slice: b.Slice(drainLimit), Whole: true, Cold: true,
 				Targets: []harness.Target{{Contender: ours, Limit: harness.AtLeast(6, harness.Ratio)}},
 			}
 			for _, s := range sides {
@@ -122,7 +122,7 @@ func (b *bench) flow(ctx context.Context) error {
 	b.Setting("Publish and process at once: %d producers, and a worker of concurrency %d; all tasks that are published within the turn's time, through the time until the last one is handled. While more than %d tasks wait, producers pause.", producers, concurrency, waitingMost)
 	for _, size := range b.sizes() {
 		c := harness.Comparison{
-			Work: fmt.Sprintf("publish and process %d B at once", size), Quantity: harness.OpsPerSecond, Baseline: asynqs, Slice: b.slice(1500 * time.Millisecond),
+			Work: fmt.Sprintf("publish and process %d B at once", size), Quantity: harness.OpsPerSecond, Baseline: asynqs, Slice: b.Slice(1500 * time.Millisecond),
 			Targets: []harness.Target{{Contender: ours, Limit: harness.AtLeast(5, harness.Ratio)}},
 		}
 		for _, s := range sides {

@@ -74,7 +74,7 @@ func (b *bench) killed(ctx context.Context) error {
 	for _, w := range []struct {
 		work    string
 		backlog int
-	}{{killedWork, 0}, {backlogWork, b.count(waitingCount)}} {
+	}{{killedWork, 0}, {backlogWork, b.Count(waitingCount)}} {
 		c := harness.Comparison{Work: w.work, Quantity: rerun, Cold: true, Whole: true, Targets: targets}
 		var all []*mortality
 		for _, v := range []struct {

@@ -10,7 +10,6 @@ package main
 
 import (
 	"context"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -35,7 +34,7 @@ var topic = harness.Topic{
 func run(ctx context.Context, s *harness.Suite) error {
 	b := &bench{Suite: s}
 	b.describe()
-	for _, part := range []func(context.Context) error{
+	return harness.InTurn(ctx,
 		b.startServer,
 		b.publish,
 		b.drain,
@@ -46,12 +45,7 @@ func run(ctx context.Context, s *harness.Suite) error {
 		b.killed,
 		b.replicated,
 		b.cluster,
-	} {
-		if err := part(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
+	)
 }
 
 // A bench is a run.
@@ -59,14 +53,6 @@ type bench struct {
 	*harness.Suite
 	server  *redistest.Server
 	monitor *redis.Client // of the server, which no contender uses
-}
-
-// slice is how long a turn takes, of which a quick run has one.
-func (b *bench) slice(full time.Duration) time.Duration {
-	if b.Quick {
-		return full / 4
-	}
-	return full
 }
 
 // sizes are those of the tasks; a quick run has the smallest alone.
@@ -77,23 +63,10 @@ func (b *bench) sizes() []int {
 	return sizes
 }
 
-// count is how many tasks there are, in a quick run a tenth.
-func (b *bench) count(full int) int {
-	if b.Quick {
-		return full / 10
-	}
-	return full
-}
-
 func (b *bench) startServer(ctx context.Context) (err error) {
 	// Queues that are full are loaded from a file: see filled.
-	b.server, err = b.Server(ctx, redistest.Config{Lines: []string{"enable-debug-command local", "enable-protected-configs local"}})
-	if err != nil {
-		return err
-	}
-	b.monitor = redis.NewClient(b.server.Options())
-	b.Defer(b.monitor.Close)
-	return nil
+	b.server, b.monitor, err = b.Monitored(ctx, redistest.Config{Lines: []string{"enable-debug-command local", "enable-protected-configs local"}})
+	return err
 }
 
 func (b *bench) describe() {

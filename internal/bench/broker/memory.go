@@ -12,7 +12,7 @@ var waitingBytes = harness.Quantity{Name: "B/waiting task", Unit: harness.Bytes}
 
 // memory measures what a waiting task costs.
 func (b *bench) memory(ctx context.Context) error {
-	count := b.count(20_000)
+	count := b.Count(20_000)
 	b.Setting("Memory: `used_memory` with %d waiting tasks, less that of the empty server, with no client but the one that asks.", count)
 	for _, size := range b.sizes() {
 		c := harness.Comparison{

@@ -50,7 +50,7 @@ func plural(n int, what string) string {
 
 func (b *bench) publishing(ctx context.Context, work string, size, producers int, ratio float64, batches bool) error {
 	c := harness.Comparison{
-		Work: work, Quantity: harness.OpsPerSecond, Baseline: asynqs, Slice: b.slice(700 * time.Millisecond),
+		Work: work, Quantity: harness.OpsPerSecond, Baseline: asynqs, Slice: b.Slice(700 * time.Millisecond),
 		Targets: []harness.Target{{Contender: ours, Limit: harness.AtLeast(ratio, harness.Ratio)}},
 	}
 	for _, s := range sides {

@@ -45,7 +45,7 @@ func (b *bench) confirmed(ctx context.Context, work string) error {
 	const producers = 64
 	b.Setting("Confirmed: redisha returns from publish when the one replica has the task; asynq, which knows no such thing, when the primary has it. Both on that primary.")
 	c := harness.Comparison{
-		Work: work, Quantity: harness.OpsPerSecond, Baseline: asynqs, Rounds: 7, Slice: b.slice(700 * time.Millisecond),
+		Work: work, Quantity: harness.OpsPerSecond, Baseline: asynqs, Rounds: 7, Slice: b.Slice(700 * time.Millisecond),
 		Targets: []harness.Target{{Contender: ours, Limit: harness.AtLeast(2, harness.Ratio)}},
 	}
 	messages := newMessages(sizes[0])
@@ -65,7 +65,7 @@ func (b *bench) confirmed(ctx context.Context, work string) error {
 }
 
 func (b *bench) replication(ctx context.Context, work string) error {
-	count := b.count(10_000)
+	count := b.Count(10_000)
 	b.Setting("Replication: how far `master_repl_offset` advances while %d tasks are published by 64 producers and then done by a worker of concurrency 64.", count)
 	for _, size := range b.sizes() {
 		c := harness.Comparison{Work: fmt.Sprintf(work, size), Quantity: replicationBytes, Baseline: asynqs, Whole: true, Cold: true}

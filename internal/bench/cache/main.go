@@ -11,7 +11,6 @@ package main
 
 import (
 	"context"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -37,7 +36,7 @@ var topic = harness.Topic{
 
 func run(ctx context.Context, s *harness.Suite) error {
 	b := &bench{Suite: s}
-	for _, part := range []func(context.Context) error{
+	return harness.InTurn(ctx,
 		b.startServer,
 		b.get,
 		b.getDelayed,
@@ -46,12 +45,7 @@ func run(ctx context.Context, s *harness.Suite) error {
 		b.frames,
 		b.stale,
 		b.cold,
-	} {
-		if err := part(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
+	)
 }
 
 // A bench is a run.
@@ -61,20 +55,10 @@ type bench struct {
 	monitor *redis.Client // of the server, which no contender uses
 }
 
-// slice is how long a turn takes, of which a quick run has one.
-func (b *bench) slice(full time.Duration) time.Duration {
-	if b.Quick {
-		return full / 4
-	}
-	return full
-}
-
 func (b *bench) startServer(ctx context.Context) (err error) {
-	if b.server, err = b.Server(ctx, redistest.Config{}); err != nil {
+	if b.server, b.monitor, err = b.Monitored(ctx, redistest.Config{}); err != nil {
 		return err
 	}
-	b.monitor = redis.NewClient(b.server.Options())
-	b.Defer(b.monitor.Close)
 	b.Setting("%d keys, in random order; TTL %s; each contender has a client of its own on the same server, and all read the same keys.", keyCount, ttl)
 	b.Setting("redisha: `View[string, []byte]` with codec Raw, Plain, no compression, so that all read the same bytes, on a role's connection; ReadTimeout %s, since a busy machine exceeds the default of 250 ms; else the defaults.", readTimeout)
 	b.Setting("go-redis: `NewClient` with a pool of %d, as redisha's has by default, else its defaults. Auto-pipelining: `AutoPipeline()` of such a client with its defaults; over the network also with FullDuplex, which is what its documentation recommends there.", poolSize)

@@ -36,6 +36,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/redisha/redisha/internal/redistest"
 )
 
@@ -195,11 +197,50 @@ func (s *Suite) Server(ctx context.Context, cfg redistest.Config) (*redistest.Se
 	return server, nil
 }
 
+// Monitored is Server with a client of it that no contender uses, and that is
+// closed when the run ends.
+func (s *Suite) Monitored(ctx context.Context, cfg redistest.Config) (*redistest.Server, *redis.Client, error) {
+	server, err := s.Server(ctx, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	monitor := redis.NewClient(server.Options())
+	s.Defer(monitor.Close)
+	return server, monitor, nil
+}
+
 // Uses names the version of a server in the report.
 func (s *Suite) Uses(server *redistest.Server) {
 	if v := "Redis " + server.Version(); !slices.Contains(s.report.versions, v) {
 		s.report.versions = append(s.report.versions, v)
 	}
+}
+
+// Slice is how long a turn takes: in a quick run, which has one, a quarter of the
+// full time.
+func (s *Suite) Slice(full time.Duration) time.Duration {
+	if s.Quick {
+		return full / 4
+	}
+	return full
+}
+
+// Count is how much there is to do: in a quick run a tenth of the full number.
+func (s *Suite) Count(full int) int {
+	if s.Quick {
+		return full / 10
+	}
+	return full
+}
+
+// InTurn calls the parts of a topic one after the other, until one fails.
+func InTurn(ctx context.Context, parts ...func(context.Context) error) error {
+	for _, part := range parts {
+		if err := part(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Wants reports whether the flag -only leaves any of these works, so that a topic

@@ -5,22 +5,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redisha/redisha/internal/bench/children"
 	"github.com/redisha/redisha/internal/bench/harness"
 	"github.com/redisha/redisha/internal/redistest"
 )
 
 func TestMain(m *testing.M) {
-	if isChild() {
-		child()
-		return
-	}
+	children.Obey(order.obey)
 	redis.SetLogger(quiet{})
 	redistest.Main(m)
 }
@@ -294,9 +291,13 @@ func TestAQuickRunComparesAllSides(t *testing.T) {
 func TestNoChildOutlivesATrial(t *testing.T) {
 	p, err := startChild(t.Context(), order{Side: redislockers, Addr: redistest.Shared(t).Addr(), TTL: testTTL, Keys: []string{"k"}, Hold: true})
 	require.NoError(t, err)
-	require.NoError(t, p.stop())
-	p.kill()
-	require.ErrorIs(t, p.cmd.Process.Signal(os.Interrupt), os.ErrProcessDone)
+	require.NoError(t, p.Stop())
+	p.Kill()
+	select {
+	case <-p.Ended():
+	default:
+		t.Fatal("it has not ended")
+	}
 }
 
 func TestUpkeepIsNotCountedAsReadsOfLocks(t *testing.T) {

@@ -14,15 +14,13 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/redisha/redisha/internal/bench/children"
 	"github.com/redisha/redisha/internal/bench/harness"
 	"github.com/redisha/redisha/internal/redistest"
 )
 
 func main() {
-	if isChild() {
-		child()
-		return
-	}
+	children.Obey(order.obey)
 	harness.Main(topic)
 }
 
@@ -40,7 +38,7 @@ var topic = harness.Topic{
 
 func run(ctx context.Context, s *harness.Suite) error {
 	b := &bench{Suite: s}
-	for _, part := range []func(context.Context) error{
+	return harness.InTurn(ctx,
 		b.startNodes, // first, since a quorum's nodes must have run for a TTL
 		b.startServer,
 		b.uncontended,
@@ -48,12 +46,7 @@ func run(ctx context.Context, s *harness.Suite) error {
 		b.mishaps,
 		b.manyLeases,
 		b.quorum,
-	} {
-		if err := part(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
+	)
 }
 
 // A bench is a run.
@@ -76,13 +69,9 @@ func (b *bench) slice(full time.Duration) time.Duration {
 }
 
 func (b *bench) startServer(ctx context.Context) (err error) {
-	if b.server, err = b.Server(ctx, redistest.Config{}); err != nil {
-		return err
-	}
-	b.monitor = redis.NewClient(b.server.Options())
-	b.Defer(b.monitor.Close)
 	b.describe()
-	return nil
+	b.server, b.monitor, err = b.Monitored(ctx, redistest.Config{})
+	return err
 }
 
 func (b *bench) describe() {

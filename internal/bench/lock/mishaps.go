@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/redisha/redisha/internal/bench/children"
 	"github.com/redisha/redisha/internal/bench/harness"
 )
 
@@ -90,7 +91,7 @@ type scene struct {
 	holder   locker
 	follower locker
 	held     []held
-	process  *process
+	process  *children.Process
 	waiting  sync.WaitGroup
 	giveUp   context.CancelFunc // of the follower
 	served   []arrival
@@ -123,7 +124,7 @@ func (b *bench) newScene(s side, ttl time.Duration) (sc *scene, err error) {
 // end ends the process and what was opened.
 func (sc *scene) end() error {
 	if sc.process != nil {
-		sc.process.kill()
+		sc.process.Kill()
 	}
 	sc.giveUp()
 	sc.waiting.Wait()
@@ -244,7 +245,7 @@ func (b *bench) killWaiter(ctx context.Context, s side) (served []time.Duration,
 	if err := b.stage(ctx, sc); err != nil {
 		return nil, err
 	}
-	sc.process.kill()
+	sc.process.Kill()
 	if rand.IntN(2) == 0 { // else the server learns of it at the same time
 		time.Sleep(rand.N(5 * time.Millisecond))
 	}
@@ -268,7 +269,7 @@ func (b *bench) stopWaiter(ctx context.Context, s side) (served []time.Duration,
 	if err := b.stage(ctx, sc); err != nil {
 		return nil, err
 	}
-	if err := sc.process.stop(); err != nil {
+	if err := sc.process.Stop(); err != nil {
 		return nil, err
 	}
 	began := make([]time.Time, len(sc.keys))
@@ -317,7 +318,7 @@ func (b *bench) tryKillHolder(ctx context.Context, s side) (served []time.Durati
 	if err := b.queued(ctx, sc, 1); err != nil {
 		return nil, err
 	}
-	sc.process.kill()
+	sc.process.Kill()
 	ends := make([]time.Time, len(sc.keys))
 	for i, key := range sc.keys {
 		at, err := b.monitor.PExpireTime(ctx, s.key(key)).Result()

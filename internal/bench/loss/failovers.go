@@ -141,7 +141,7 @@ func killServer(primary *redistest.Server, replicas []*redistest.Server, behind 
 }
 
 func (b *bench) failovers(ctx context.Context, work string, s stage) error {
-	count := b.count(roundTasks)
+	count := b.Count(roundTasks)
 	kills := roundKills
 	if b.Quick {
 		kills = 1

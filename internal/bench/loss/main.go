@@ -62,12 +62,7 @@ type bench struct {
 
 func run(ctx context.Context, b *bench) error {
 	b.describe()
-	for _, part := range []func(context.Context) error{b.sentinels, b.clusters, b.workers, b.resharding, b.replies} {
-		if err := part(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
+	return harness.InTurn(ctx, b.sentinels, b.clusters, b.workers, b.resharding, b.replies)
 }
 
 func (b *bench) describe() {
@@ -85,14 +80,6 @@ func never(contender string, q harness.Quantity) harness.Target {
 
 func atLeast(contender string, q harness.Quantity, n int) harness.Target {
 	return harness.Target{Contender: contender, Quantity: q, Limit: harness.AtLeast(float64(n), harness.Worst)}
-}
-
-// count is how many tasks a round has, in a quick run a tenth.
-func (b *bench) count(full int) int {
-	if b.Quick {
-		return full / 10
-	}
-	return full
 }
 
 // tell writes a line of a round's story.

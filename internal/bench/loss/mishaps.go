@@ -58,7 +58,7 @@ func (o order) obey(say func(string)) error {
 
 // mishap is a comparison of one contender.
 func (b *bench) mishap(ctx context.Context, work string, happenings int, round func(ctx context.Context, m *harness.B) error) error {
-	count := b.count(mishapTasks)
+	count := b.Count(mishapTasks)
 	c := harness.Comparison{
 		Work: work, Quantity: lost, Cold: true, Whole: true,
 		Targets:    []harness.Target{never(ours, lost), atLeast(ours, confirmed, count), atLeast(ours, faults, happenings), never(ours, ghosts), never(ours, excess)},
@@ -92,7 +92,7 @@ func (b *bench) slaughter(ctx context.Context, server *redistest.Server, kills, 
 	if err := empty(ctx, nodes); err != nil {
 		return err
 	}
-	count := b.count(mishapTasks)
+	count := b.Count(mishapTasks)
 	l, err := b.begin(ctx, server.URL(), broker.ConfirmDefault, count, mishapRate, false)
 	if err != nil {
 		return err
@@ -217,7 +217,7 @@ func (b *bench) reshard(ctx context.Context, c *redistest.Cluster, moves int, m 
 	if err := errors.Join(c.Settled(ctx), empty(ctx, c.Nodes)); err != nil {
 		return err
 	}
-	count := b.count(mishapTasks)
+	count := b.Count(mishapTasks)
 	l, err := b.begin(ctx, c.URL(), broker.ConfirmDefault, count, mishapRate, true)
 	if err != nil {
 		return err
@@ -314,7 +314,7 @@ func (b *bench) replies(ctx context.Context) error {
 	if !b.Wants(repliesWork) {
 		return nil
 	}
-	drops := b.count(dropFaults)
+	drops := b.Count(dropFaults)
 	b.Setting("Replies dropped: a proxy stands before the server, and %d times in each round, at most %s apart, drops the next reply to anybody and closes that connection.", drops, dropMost)
 	server, err := b.Server(ctx, redistest.Config{})
 	if err != nil {
@@ -336,7 +336,7 @@ func (b *bench) dropReplies(ctx context.Context, server *redistest.Server, proxy
 	if err := empty(ctx, nodes); err != nil {
 		return err
 	}
-	count := b.count(mishapTasks)
+	count := b.Count(mishapTasks)
 	l, err := b.begin(ctx, fmt.Sprintf("redis://%s", proxy.Addr()), broker.ConfirmDefault, count, mishapRate, true)
 	if err != nil {
 		return err

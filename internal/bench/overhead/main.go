@@ -41,12 +41,10 @@ var topic = harness.Topic{
 }
 
 func compare(ctx context.Context, s *harness.Suite) error {
-	server, err := s.Server(ctx, redistest.Config{})
+	server, monitor, err := s.Monitored(ctx, redistest.Config{})
 	if err != nil {
 		return err
 	}
-	monitor := redis.NewClient(server.Options())
-	s.Defer(monitor.Close)
 	describe(s)
 	for _, size := range []int{100, 1024} {
 		for _, op := range []operation{get, set} {
