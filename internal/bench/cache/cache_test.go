@@ -76,10 +76,11 @@ func TestEverySideReadsWhatIsStored(t *testing.T) {
 // What passes the proxy is late, each by the delay, and no later.
 func TestDelayedRequestsDoNotQueue(t *testing.T) {
 	const delay, requests = 100 * time.Millisecond, 20
+	o := order{Target: redistest.Shared(t).Addr(), Delay: delay}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	served := make(chan error, 1)
-	go func() { served <- order{Target: redistest.Shared(t).Addr(), Delay: delay}.serve(l) }()
+	go func() { served <- o.serve(l) }()
 	c, err := net.Dial("tcp", l.Addr().String())
 	require.NoError(t, err)
 	began := time.Now()
