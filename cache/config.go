@@ -194,8 +194,9 @@ type ViewConfig struct {
 
 	// LocalMaxAge is the longest time for which a local copy is returned, counted
 	// from before it was read: the bound of how old it can be, even if the server
-	// tells nothing. Where TTL or, for an absence, AbsentTTL is shorter, that is.
-	// Defaults to 15s; must not be negative. Unused without LocalEntries.
+	// tells nothing. Where TTL or, for an absence, AbsentTTL is shorter, that is; of a
+	// TTL that a call or a loader has given, the server tells the end. Defaults to 15s;
+	// must not be negative. Unused without LocalEntries.
 	LocalMaxAge time.Duration
 
 	// Clone lets local copies and request scopes (see [Client.Scope]) keep and give

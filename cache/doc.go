@@ -35,7 +35,8 @@
 //
 // The same for tags: once [View.InvalidateTags] or [View.Clear] has returned nil,
 // nobody who comes later gets what was loaded before, whatever is being loaded
-// meanwhile.
+// meanwhile. What a failover may have lost of them is repeated as Deletes are; what
+// has failed is not.
 //
 // Nothing that is wrong is returned: bytes that are unknown, cut off, too long
 // or do not decode are a miss and are counted in [Stats].

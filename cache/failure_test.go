@@ -59,9 +59,11 @@ func TestWhenRedisIsDown(t *testing.T) {
 			require.NoError(t, err)
 			t.Cleanup(func() { require.NoError(t, c.Close()) })
 			v := NewView[string, string](c, trouble.name[:4], ViewConfig{})
+			near := NewView[string, string](c, "near-"+trouble.name[:4], patient)
 			require.Eventually(t, func() bool { // a busy machine is slow, too
-				return v.SetMany(t.Context(), map[string]string{"there": "old", "doomed": "old"}) == nil
+				return v.SetMany(t.Context(), map[string]string{"there": "old", "doomed": "old"}) == nil && near.Set(t.Context(), "k", "old") == nil
 			}, time.Minute, 10*time.Millisecond)
+			localFor(t, near, "k")
 			require.NoError(t, trouble.begin())
 
 			loads := 0
@@ -102,7 +104,19 @@ func TestWhenRedisIsDown(t *testing.T) {
 				require.NoError(t, err)
 				require.Len(t, values, len(keys))
 			}
-			set := func(ctx context.Context) { require.Error(t, v.Set(ctx, "set", "new")) }
+			getMany := func(ctx context.Context) {
+				res := v.GetMany(ctx, []string{"there", "doomed"})[0]
+				if trouble.reads {
+					require.Equal(t, Result[string]{Value: "old"}, res)
+					return
+				}
+				require.Error(t, res.Err)
+				require.NotErrorIs(t, res.Err, ErrMiss)
+			}
+			set := func(ctx context.Context) {
+				require.Error(t, v.Set(ctx, "set", "new"))
+				require.Error(t, v.SetMany(ctx, map[string]string{"set": "new", "too": "new"}))
+			}
 			remove := func(ctx context.Context, keys ...string) {
 				err := v.Delete(ctx, keys...)
 				if trouble.deletes {
@@ -113,6 +127,7 @@ func TestWhenRedisIsDown(t *testing.T) {
 				require.Positive(t, c.Stats().DeletesOwed)
 			}
 			soon("Get", func(ctx context.Context) { _ = get(ctx) })
+			soon("GetMany", getMany)
 			soon("Fetch", func(ctx context.Context) { fetch(ctx, "one") })
 			soon("FetchMany", func(ctx context.Context) { fetchMany(ctx, "two", "three") })
 			soon("Set", set)
@@ -135,6 +150,14 @@ func TestWhenRedisIsDown(t *testing.T) {
 				soon("Delete", func(ctx context.Context) { remove(ctx, "doomed", "too") })
 			}
 
+			if trouble.reads { // and so the server tells of what changes
+				localFor(t, near, "k")
+			} else { // it closes in time
+				require.Eventually(t, func() bool {
+					_, err := near.Get(t.Context(), "k")
+					return err != nil && !errors.Is(err, ErrMiss)
+				}, 30*time.Second, 10*time.Millisecond)
+			}
 			require.NoError(t, trouble.end())
 			require.Eventually(t, func() bool {
 				return c.Stats().DeletesOwed == 0 && v.Set(t.Context(), "set", "new") == nil

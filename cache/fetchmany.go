@@ -192,8 +192,12 @@ func (f *fetching[K, V]) fly(due []*wanted[K, V], join bool) (again []*wanted[K,
 		select {
 		case <-w.flight.done:
 		case <-f.ctx.Done():
-			f.fail(w, context.Cause(f.ctx))
-			continue
+			select {
+			case <-w.flight.done: // while another key took all the time
+			default:
+				f.fail(w, context.Cause(f.ctx))
+				continue
+			}
 		}
 		if w.steps >= w.flight.res.step {
 			again = append(again, w)

@@ -493,6 +493,31 @@ func TestFetchManyBeginsNothingForACallerWhoHasLeft(t *testing.T) {
 	})
 }
 
+// What has come in time is returned, whatever else has not.
+func TestACallerOfManyWhoLeavesTakesWhatIsThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, rdb := newServer(t)
+		v := NewView[int, string](newClient(t, rdb, Config{}), "v", ViewConfig{})
+		for range 20 {
+			require.NoError(t, v.Delete(t.Context(), 1, 2, 3, 4))
+			elsewhere := newLease()
+			_, began, err := v.c.acquire(t.Context(), v.prefix+"1", elsewhere, time.Minute, "")
+			require.NoError(t, err)
+			require.Positive(t, began)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			values, err := v.FetchMany(ctx, []int{1, 2, 3, 4}, func(_ context.Context, missing []int) (map[int]string, error) {
+				return map[int]string{2: "two", 3: "three"}, nil
+			})
+			cancel()
+			require.Equal(t, map[int]string{2: "two", 3: "three"}, values)
+			var failed *KeysError[int]
+			require.ErrorAs(t, err, &failed)
+			require.Len(t, failed.Errs, 1)
+			require.ErrorIs(t, failed.Errs[1], context.DeadlineExceeded)
+		}
+	})
+}
+
 func TestFetchManyOfNoUse(t *testing.T) {
 	_, rdb := newServer(t)
 	c := newClient(t, rdb, Config{})

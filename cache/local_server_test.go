@@ -190,3 +190,45 @@ func TestALocalTierOnReplicasIsRefused(t *testing.T) {
 	_, err := NewView[string, string](newClient(t, cn, Config{}), "v", patient).Get(context.Background(), "k")
 	require.ErrorContains(t, err, "the client reads from replicas (read_from)")
 }
+
+// A primary that dies, or hangs, is noticed: local copies are returned no more, and
+// what changes meanwhile is seen as soon as it is back.
+func TestLocalCopiesEndWithTheirServer(t *testing.T) {
+	srv := redistest.New(t, redistest.Config{Persist: true, Lines: []string{"appendfsync always"}})
+	for _, trouble := range []struct {
+		name       string
+		begin, end func() error
+	}{
+		{"stopped", srv.Pause, srv.Continue},
+		{"killed", func() error { srv.Kill(); return nil }, func() error { return srv.Restart(t.Context()) }},
+	} {
+		t.Run(trouble.name, func(t *testing.T) {
+			ctx := t.Context()
+			c := newClient(t, opened(t, srv.URL()), Config{ReadTimeout: 250 * time.Millisecond})
+			v := NewView[string, string](c, trouble.name, patient)
+			require.Eventually(t, func() bool { return v.Set(ctx, "k", "old") == nil }, time.Minute, 10*time.Millisecond)
+			localFor(t, v, "k")
+			require.NoError(t, trouble.begin())
+			start := time.Now()
+			require.Eventually(t, func() bool {
+				_, err := v.Get(ctx, "k")
+				return err != nil && !errors.Is(err, ErrMiss)
+			}, time.Minute, time.Millisecond)
+			t.Logf("noticed after %s", time.Since(start).Round(time.Millisecond))
+			hits := c.Stats().LocalHits
+			got, err := v.Fetch(ctx, "k", func(context.Context, string) (string, error) { return "loaded", nil })
+			require.NoError(t, err)
+			require.Equal(t, "loaded", got)
+			require.Equal(t, hits, c.Stats().LocalHits)
+			require.Positive(t, c.Stats().LocalFlushes.Connection)
+			require.NoError(t, trouble.end())
+			require.Eventually(t, func() bool { // "old", which others may change now
+				got, err := v.Get(ctx, "k")
+				return err == nil && got == "old"
+			}, time.Minute, time.Millisecond)
+			localFor(t, v, "k")
+			require.NoError(t, srv.Client(t).Set(ctx, v.prefix+"k", "new", time.Hour).Err())
+			becomes(t, v, "k", "new")
+		})
+	}
+}

@@ -39,9 +39,9 @@ type Stats struct {
 	Sets    uint64 // values stored by Set, SetMany, Add and Replace
 	Deletes uint64 // keys deleted by Delete and DeleteFor, whether they existed or not
 
-	// DeletesOwed is how many keys and views now wait for a Delete to be repeated
-	// that failed or may have been lost in a failover, DeletesRepeated how many
-	// keys it was repeated for.
+	// DeletesOwed is how many keys, tags and views now wait for a Delete, an
+	// InvalidateTags or a Clear to be repeated that failed or may have been lost in a
+	// failover, DeletesRepeated how many keys and tags it was repeated for.
 	DeletesOwed     int64
 	DeletesRepeated uint64
 

@@ -152,6 +152,11 @@ func TestEachPrimaryOfAClusterTells(t *testing.T) {
 		}
 		c.tells(t, spread(100)...)
 		require.Len(t, c.causes(), begun)
+		for _, p := range []*tracking.Prefix{p, q} {
+			epoch, state := p.Everywhere()
+			require.Equal(t, tracking.Standing, state)
+			require.Equal(t, c.Epoch(), epoch)
+		}
 
 		node, err := cluster.PrimaryOf(t.Context(), "a:1")
 		require.NoError(t, err)
@@ -225,6 +230,8 @@ func TestAClusterNodeThatHangsEndsTheEpoch(t *testing.T) {
 	require.NoError(t, old.Pause())
 	start := time.Now()
 	c.ends(t, epoch)
+	_, state := p.Everywhere()
+	require.Equal(t, tracking.Down, state)
 	t.Logf("noticed after %s", time.Since(start).Round(time.Millisecond))
 	primary, err := cluster.AwaitPrimary(t.Context(), key, old.Addr())
 	require.NoError(t, err)
