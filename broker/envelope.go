@@ -1,11 +1,14 @@
 package broker
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
+	"strings"
 )
 
 // The stored form of a task, its envelope. Numbers are big-endian.
@@ -17,7 +20,8 @@ import (
 //	3       1      priority: 0 high, 1 default, 2 low
 //	4       2      the number of the next attempt, from 1
 //	6       2      attempts at most
-//	8       6      published, ms since 1970 by the server's clock: publish.lua sets it
+//	8       6      published, ms since 1970 by the server's clock; 0 in a stream as long
+//	               as the ID of its entry says that
 //	14      1      length of the ID, which follows
 //	        1      length of the task's name, which follows
 //	               fields: tag u8, length uvarint, bytes; ended by a tag of 0
@@ -130,13 +134,6 @@ func appendEnvelope(dst []byte, e *envelope) []byte {
 	}
 	dst = append(dst, tagEnd)
 	return append(dst, e.payload...)
-}
-
-// envelopeHead is what comes before the time of publishing: the part that all new
-// tasks of a kind share.
-func envelopeHead(cfg TaskConfig) string {
-	b := appendEnvelope(nil, &envelope{priority: cfg.Priority.stored(), attempt: 1, maxAttempts: uint16(cfg.MaxAttempts)})
-	return string(b[:offEnqueued])
 }
 
 func appendNumber(dst []byte, tag byte, n uint64) []byte {
@@ -272,6 +269,23 @@ func withAttempt(b []byte, attempt uint16, deliveries uint8) []byte {
 	binary.BigEndian.PutUint16(b[offAttempt:], attempt)
 	return b
 }
+
+// timed completes an envelope that was read from a stream: plain.lua leaves it to
+// the entry's ID to say when a task was published. It writes to b.
+func timed(b []byte, entryID string) []byte {
+	if len(b) < headSize || b[0] != mark || b[1]&0xf != envelopeKind&0xf || !bytes.Equal(b[offEnqueued:headSize], notTimed) {
+		return b
+	}
+	digits, _, _ := strings.Cut(entryID, "-")
+	ms, err := strconv.ParseUint(digits, 10, 64)
+	if err == nil && ms <= maxMillis {
+		b[offEnqueued], b[offEnqueued+1] = byte(ms>>40), byte(ms>>32)
+		binary.BigEndian.PutUint32(b[offEnqueued+2:], uint32(ms))
+	}
+	return b
+}
+
+var notTimed = make([]byte, headSize-offEnqueued)
 
 // nextAttempt is the number after n; the greatest one is its own successor.
 func nextAttempt(n uint16) uint16 { return min(n, math.MaxUint16-1) + 1 }

@@ -196,6 +196,7 @@ func parseFetched(s string) (found []delivered, err error) {
 		if len(s) > maxShared { // one task shall not keep the memory of others
 			d.id, d.raw = strings.Clone(d.id), slices.Clone(d.raw)
 		}
+		timed(d.raw, d.id)
 		found = append(found, d)
 		at += size
 	}
@@ -340,7 +341,7 @@ func (s *source) block(l *lease) ([]delivered, error) {
 	for _, reply := range replies {
 		for _, m := range reply.Messages {
 			value, _ := m.Values[field].(string)
-			found = append(found, delivered{entry: entry{s.p.streamOf(reply.Stream), m.ID}, raw: []byte(value)})
+			found = append(found, delivered{entry: entry{s.p.streamOf(reply.Stream), m.ID}, raw: timed([]byte(value), m.ID)})
 		}
 	}
 	return found, nil
@@ -474,7 +475,7 @@ func (s *source) load(ctx context.Context, e entry) ([]byte, error) {
 		return nil, err
 	}
 	value, _ := messages[0].Values[field].(string)
-	return append([]byte{}, value...), nil
+	return timed(append([]byte{}, value...), e.id), nil
 }
 
 // releaseLost gives back, at the end of fetching, what was delivered and is not

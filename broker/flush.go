@@ -264,31 +264,64 @@ func (l *lane) lost(before, had uint64) {
 // A sender makes the commands of a lane, in memory that it uses again.
 type sender struct {
 	args        []any
-	plain       []any // EVALSHA and the keys of tasks without conditions
-	conditional []any // the keys behind them of those with
+	plain       [priorities][]any // EVALSHA and the keys of plain.lua
+	general     []any             // of publish.lua, for tasks without conditions
+	conditional []any             // the keys behind them of those with
 }
 
 func newSender(p *partition) sender {
 	var s sender
-	s.plain = append(s.plain, "evalsha", publishScript.Hash(), 0)
-	for _, k := range p.publishKeys() {
-		s.plain = append(s.plain, k)
+	for i := range s.plain {
+		s.plain[i] = evalSHA(plainScript, p.plainKeys(1+i))
 	}
+	s.general = evalSHA(publishScript, p.publishKeys())
 	for _, k := range p.conditionKeys() {
 		s.conditional = append(s.conditional, k)
 	}
-	s.plain[2] = len(s.plain) - 3
 	return s
 }
 
-// command returns the call of publish.lua for b, valid until the next one.
-func (s *sender) command(b *batch, lane string, touch bool) []any {
-	args := append(s.args[:0], s.plain...)
+func evalSHA(script *redis.Script, keys []string) []any {
+	args := []any{"evalsha", script.Hash(), len(keys)}
+	for _, k := range keys {
+		args = append(args, k)
+	}
+	return args
+}
+
+// command returns the call of plain.lua for b, or of publish.lua if it is not plain
+// or touch is set. It is valid until the next one.
+func (s *sender) command(b *batch, lane string, touch bool) (args []any, plain bool) {
+	if touch || !b.plain() {
+		return s.publish(b, lane, touch), false
+	}
+	args = append(s.args[:0], s.plain[b.tasks[0].envelope[offPriority]]...)
+	args = append(args, lane, b.seq)
+	for _, t := range b.tasks {
+		args = append(args, t)
+	}
+	s.args = args
+	return args, true
+}
+
+// plain reports whether all tasks have the same priority, and none has what
+// publish.lua must see to.
+func (b *batch) plain() bool {
+	for _, t := range b.tasks {
+		if t.conditions != nil || t.timed || t.envelope[offPriority] != b.tasks[0].envelope[offPriority] {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *sender) publish(b *batch, lane string, touch bool) []any {
+	args := append(s.args[:0], s.general...)
 	for _, t := range b.tasks {
 		if t.conditions == nil {
 			continue
 		}
-		if len(args) == len(s.plain) {
+		if len(args) == len(s.general) {
 			args = append(args, s.conditional...)
 		}
 		for _, k := range t.keys {
@@ -305,7 +338,7 @@ func (s *sender) command(b *batch, lane string, touch bool) []any {
 		if t.conditions != nil {
 			args = append(args, t.conditions)
 		}
-		args = append(args, t.head, t)
+		args = append(args, t)
 	}
 	s.args = args
 	return args
@@ -315,19 +348,23 @@ func (s *sender) command(b *batch, lane string, touch bool) []any {
 // wait for its confirmation. The first result is why b is not confirmed.
 func (l *lane) send(ctx context.Context, b *batch, now time.Time) (unconfirmed, err error) {
 	touch := now.Sub(l.touched) > laneTouch
-	args := l.sender.command(b, l.name, touch)
+	args, plain := l.sender.command(b, l.name, touch)
+	loaded, text := &l.loaded, publishText
+	if plain {
+		loaded, text = &l.loadedPlain, plainText
+	}
 	var reply string
-	if l.loaded {
+	if *loaded {
 		reply, unconfirmed, err = l.exec(ctx, args)
 	}
-	if !l.loaded || err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
-		args[0], args[1] = "eval", publishLua
+	if !*loaded || err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
+		args[0], args[1] = "eval", text
 		reply, unconfirmed, err = l.exec(ctx, args)
 	}
 	if err != nil {
 		return nil, err
 	}
-	l.loaded = true
+	*loaded = true
 	waited := time.Duration(0)
 	if unconfirmed != nil {
 		waited = min(l.patience(), time.Since(now))

@@ -368,7 +368,7 @@ func (i *Inspector) scanParked(ctx context.Context, p *partition, fn func([]Task
 // entry describes an entry of a stream.
 func (i *Inspector) entry(p *partition, state TaskState, stream int, e redis.XMessage) TaskInfo {
 	value, _ := e.Values[field].(string)
-	return i.describe(state, madeUpID(entry{stream, e.ID}), location{p: p, stream: stream, name: e.ID, raw: []byte(value)})
+	return i.describe(state, madeUpID(entry{stream, e.ID}), location{p: p, stream: stream, name: e.ID, raw: timed([]byte(value), e.ID)})
 }
 
 // describe decodes what can be decoded. madeUp stands for the ID of what cannot.

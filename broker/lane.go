@@ -56,8 +56,9 @@ type lane struct {
 	batch   batch
 	sender  sender
 	open    time.Time // since when confirmations fail; zero if they do not
-	loaded  bool      // the server has had the script
 	fsync   bool      // the server is known to be able to
+
+	loaded, loadedPlain bool // the server has had publish.lua, plain.lua
 }
 
 // laneIdle is how long a lane may rest and be sure that its record is still
@@ -96,7 +97,6 @@ func randomName() string {
 // A publishing is a task on its way through a lane.
 type publishing struct {
 	id         string
-	head       any // of the envelope, as the script takes it
 	envelope   []byte
 	conditions any      // as publish.lua takes them; nil without
 	keys       []string // of the conditions
@@ -104,6 +104,7 @@ type publishing struct {
 	unique     string   // the unique key
 	key        string   // the concurrency key
 	placed     string   // what decides the partition; "" any
+	timed      bool     // its envelope must hold the time of publishing
 	waiter     *waiter  // nil if nobody waits
 
 	// Guarded by lane.mu, until it is resolved.
@@ -112,8 +113,8 @@ type publishing struct {
 	err      error
 }
 
-// MarshalBinary returns what publish.lua takes of the envelope behind its head.
-func (t *publishing) MarshalBinary() ([]byte, error) { return t.envelope[headSize:], nil }
+// MarshalBinary returns the envelope, which the scripts take.
+func (t *publishing) MarshalBinary() ([]byte, error) { return t.envelope, nil }
 
 // A waiter waits for the publishings of one call.
 type waiter struct {

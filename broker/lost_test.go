@@ -64,7 +64,7 @@ type restarting struct {
 }
 
 func (c *restarting) Write(p []byte) (int, error) {
-	c.script = strings.Contains(strings.ToLower(string(p)), "evalsha")
+	c.script = strings.Contains(strings.ToLower(string(p)), "\r\neval")
 	return c.Conn.Write(p)
 }
 

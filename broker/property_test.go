@@ -68,6 +68,7 @@ func TestScriptsConserveTasks(t *testing.T) {
 			t.Repeat(map[string]func(*rapid.T){
 				"":         m.check,
 				"publish":  m.publish,
+				"plain":    m.publishPlain,
 				"resend":   m.resend,
 				"again":    m.publishAgain,
 				"join":     func(t *rapid.T) { c := m.consumer(t); m.s.join(c); m.consumers[c] = true },
@@ -86,6 +87,25 @@ func TestScriptsConserveTasks(t *testing.T) {
 
 func (m *model) consumer(t *rapid.T) string {
 	return rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "consumer")
+}
+
+// publishPlain publishes by plain.lua. That is sent again by publish.lua.
+func (m *model) publishPlain(t *rapid.T) {
+	lane := rapid.SampledFrom([]string{"lane1", "lane2"}).Draw(t, "lane")
+	priority := rapid.IntRange(0, 2).Draw(t, "priority")
+	var args []any
+	var envelopes [][]byte
+	for range rapid.IntRange(1, 4).Draw(t, "tasks") {
+		id := fmt.Sprint("id", m.next)
+		m.next++
+		args = append(args, fmt.Sprint(priority), m.s.envelope(id))
+		envelopes = append(envelopes, m.s.envelope(id))
+		m.at[id] = place{state: "ready"}
+		m.published++
+	}
+	m.seq[lane]++
+	m.last[lane] = args
+	m.s.publishPlain(lane, m.seq[lane], priority, envelopes...)
 }
 
 func (m *model) publish(t *rapid.T) {

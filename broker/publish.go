@@ -202,7 +202,7 @@ func (c *Client) build(t *publishing, d *definition, o *publishOptions, plain []
 		headers:     o.headers,
 	}
 	t.reset()
-	t.head, t.id, t.given = d.head, o.id, o.given
+	t.id, t.given, t.timed = o.id, o.given, e.ttl > 0
 	if !o.given {
 		e.id = blankID // place fills it in
 	}

@@ -13,8 +13,12 @@ var (
 	keysLua string
 	//go:embed lua/ends.lua
 	endsLua string
+	//go:embed lua/lane.lua
+	laneLua string
 	//go:embed lua/publish.lua
 	publishLua string
+	//go:embed lua/plain.lua
+	plainLua string
 	//go:embed lua/join.lua
 	joinLua string
 	//go:embed lua/fetch.lua
@@ -36,7 +40,10 @@ var (
 )
 
 var (
-	publishScript  = conn.RepeatableScript(publishLua) // a batch has a sequence number
+	publishText, plainText = laneLua + publishLua, laneLua + plainLua
+
+	publishScript  = conn.RepeatableScript(publishText) // a batch has a sequence number
+	plainScript    = conn.RepeatableScript(plainText)
 	joinScript     = redis.NewScript(joinLua)
 	fetchScript    = redis.NewScript(keysLua + endsLua + fetchLua)
 	ackScript      = redis.NewScript(keysLua + endsLua + ackLua)
@@ -67,7 +74,11 @@ const (
 // publishKeys are those of tasks without conditions, and where there are some,
 // those behind them.
 func (p *partition) publishKeys() []string {
-	return append([]string{p.lanes, p.lanesSeen, p.counters}, p.streams[1:]...)
+	return append([]string{p.lanes, p.counters, p.lanesSeen}, p.streams[1:]...)
+}
+
+func (p *partition) plainKeys(stream int) []string {
+	return []string{p.lanes, p.counters, p.streams[stream]}
 }
 
 func (p *partition) conditionKeys() []string {

@@ -69,7 +69,7 @@ func (s scripts) task(priority, conditions string, envelope []byte) (args []any)
 	if conditions != "" {
 		args = append(args, conditions)
 	}
-	return append(args, envelope[:offEnqueued], envelope[headSize:])
+	return append(args, envelope)
 }
 
 func (s scripts) publishTasks(lane, seq string, keys []string, tasks []any) (any, error) {

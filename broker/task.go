@@ -98,7 +98,6 @@ func Backoff(attempts int, _ error) time.Duration {
 type definition struct {
 	name string
 	cfg  TaskConfig
-	head any   // the first bytes of its tasks' envelopes, as publish.lua takes them
 	err  error // what is wrong with it, which every use reports
 }
 
@@ -111,7 +110,7 @@ func define(name string, cfg TaskConfig) definition {
 	if cfg.Backoff == nil {
 		cfg.Backoff = Backoff
 	}
-	return definition{name: name, cfg: cfg, head: envelopeHead(cfg), err: validateTask(name, cfg)}
+	return definition{name: name, cfg: cfg, err: validateTask(name, cfg)}
 }
 
 func validateTask(name string, cfg TaskConfig) error {

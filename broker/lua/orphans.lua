@@ -20,13 +20,30 @@ end
 if not last then
   return {0, ''}
 end
+
+-- timed writes into an envelope when its task was published, where the ID of its
+-- entry has told that until now.
+local function timed(envelope, id)
+  if string.byte(envelope, 1) ~= 193 or string.sub(envelope, 9, 14) ~= '\0\0\0\0\0\0' then
+    return envelope
+  end
+  local stamp, rest = '', tonumber(string.match(id, '^%d+'))
+  for _ = 1, 6 do
+    stamp = string.char(rest % 256) .. stamp
+    rest = math.floor(rest / 256)
+  end
+  return string.sub(envelope, 1, 8) .. stamp .. string.sub(envelope, 15)
+end
+
 local from = ARGV[1] == '-' and '-' or '(' .. ARGV[1]
 local entries = redis.call('XRANGE', KEYS[1], from, last, 'COUNT', ARGV[2])
 local moved = 0
 for _, entry in ipairs(entries) do
   if #redis.call('XPENDING', KEYS[1], 'w', entry[1], entry[1], 1) == 0 then
     redis.pcall('HDEL', KEYS[3], '') -- a write, so that the next may exceed maxmemory
-    redis.call('XADD', KEYS[2], '*', unpack(entry[2]))
+    local fields = entry[2]
+    fields[2] = timed(fields[2], entry[1])
+    redis.call('XADD', KEYS[2], '*', unpack(fields))
     redis.call('XDEL', KEYS[1], entry[1])
     redis.pcall('HINCRBY', KEYS[3], 'reaped', 1)
     moved = moved + 1

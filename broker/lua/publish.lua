@@ -9,34 +9,19 @@
 -- already; u a task with the unique key is; f the queue is full; w a key that it
 -- needs holds another type.
 --
--- KEYS[1] T:pd  KEYS[2] T:pdz  KEYS[3] T:st  KEYS[4..6] T:s:0, T:s:1, T:s:2
+-- lane.lua is put before it. See plain.lua for what most batches need.
+--
+-- KEYS[1] T:pd  KEYS[2] T:st  KEYS[3] T:pdz  KEYS[4..6] T:s:0, T:s:1, T:s:2
 -- and if a task has conditions: KEYS[7] T:z  KEYS[8] T:zh  KEYS[9] T:s:r  KEYS[10] T:kz
 -- KEYS[11..] of each task, as far as it has conditions of that kind: T:id:<id>,
 -- T:u:<key>, T:k:<key> and T:kq:<key>
 -- ARGV[1] lane    ARGV[2] sequence number    ARGV[3] 1: note that the lane is used
--- then for each task: the first 8 bytes of its envelope, and those from the 15th
--- on; before them conditions if it has any: "due;mark;unique;limit;bound;key":
+-- then for each task: its envelope, into which the time is written; before it
+-- conditions if it has any: "due;mark;unique;limit;bound;key":
 -- due ("" now, "+ms" after now, "ms" since 1970); TTL of its ID's mark in ms, and of
 -- its unique key (a + before that: from when it is due), each 0 without; how many
 -- tasks of its concurrency key may run, 0 without; how many the queue may hold, 0
 -- any number; the concurrency key
-local lane, seq = ARGV[1], tonumber(ARGV[2])
-local stored = redis.call('HGET', KEYS[1], lane)
-local before = '0'
-if stored then
-  before = string.match(stored, '^1:(%d+):')
-  if not before then
-    return redis.error_reply('ERR the record of lane ' .. lane .. ' is of another version')
-  end
-  if seq <= tonumber(before) then
-    -- Written again, so that a WAIT behind this script covers it: at maxmemory
-    -- too, which the write before it sees to.
-    redis.call('HDEL', KEYS[1], '')
-    redis.call('HSET', KEYS[1], lane, stored)
-    return before .. string.sub(stored, 2)
-  end
-end
-
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local high, low = math.floor(now / 16777216), now % 16777216
@@ -45,28 +30,11 @@ local stamp = string.char(math.floor(high / 65536) % 256, math.floor(high / 256)
 
 local wrote = false -- before that, an error says what is wrong with the server
 if not stored or ARGV[3] == '1' then
-  local reply = redis.pcall('ZADD', KEYS[2], string.format('%.0f', now), lane)
+  local reply = redis.pcall('ZADD', KEYS[3], string.format('%.0f', now), lane)
   if type(reply) == 'table' then
-    return redis.error_reply(string.find(reply.err, 'WRONGTYPE', 1, true) and 'WRONGTYPE ' .. KEYS[2] .. ' is not a sorted set' or reply.err)
+    return redis.error_reply(string.find(reply.err, 'WRONGTYPE', 1, true) and 'WRONGTYPE ' .. KEYS[3] .. ' is not a sorted set' or reply.err)
   end
   wrote = true
-end
-
--- One task without conditions, the most frequent batch: without what the others
--- need.
-if #ARGV == 5 then
-  local reply = redis.pcall('XADD', KEYS[4 + string.byte(ARGV[4], 4)], '*', 'e', ARGV[4] .. stamp .. ARGV[5])
-  local verdict = ''
-  if type(reply) ~= 'table' then
-    redis.pcall('HINCRBY', KEYS[3], 'published', 1)
-  elseif wrote or string.find(reply.err, 'WRONGTYPE', 1, true) then
-    verdict = 'w'
-  else
-    return reply
-  end
-  local record = ':' .. ARGV[2] .. ':' .. verdict
-  redis.call('HSET', KEYS[1], lane, '1' .. record)
-  return before .. record
 end
 
 local function failed(reply)
@@ -213,21 +181,16 @@ local function publish(conditions, envelope)
   return '0'
 end
 
-local verdicts, added, starts = {}, 0, {}
+local verdicts, added = {}, 0
 local at, n = 4, #ARGV
-while at < n do
-  local conditions, head = nil, ARGV[at]
-  if string.byte(head) ~= 193 then
-    conditions, head = head, ARGV[at + 1]
+while at <= n do
+  local conditions, envelope, verdict = nil, ARGV[at], nil
+  if string.byte(envelope, 1) ~= 193 then
+    conditions, envelope = envelope, ARGV[at + 1]
     at = at + 1
   end
-  local start = starts[head]
-  if not start then
-    start = head .. stamp
-    starts[head] = start
-  end
-  local envelope, verdict = start .. ARGV[at + 1], nil
-  at = at + 2
+  at = at + 1
+  envelope = string.sub(envelope, 1, 8) .. stamp .. string.sub(envelope, 15)
   if conditions then
     verdict = publish(conditions, envelope)
   else
@@ -245,9 +208,4 @@ local all = string.gsub(table.concat(verdicts), '0+$', '')
 if #holders > 0 then
   all = all .. '\n' .. table.concat(holders, '\n')
 end
-local record = ':' .. ARGV[2] .. ':' .. all
-redis.call('HSET', KEYS[1], lane, '1' .. record)
-if added > 0 then
-  redis.pcall('HINCRBY', KEYS[3], 'published', added)
-end
-return before .. record
+return finish(all, added)
