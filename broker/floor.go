@@ -19,8 +19,9 @@ type floor struct {
 	work    sync.Cond // executors wait for tasks; L is mu
 	ready   []*task   // from first on
 	first   int
-	idle    int // executors that wait
-	slots   int // in all
+	idle    int  // executors that wait
+	waking  bool // one of them was told of tasks, and has not looked yet
+	slots   int  // in all
 	free    int
 	turn    uint64 // grows with each grant
 	closed  bool
@@ -72,20 +73,29 @@ func (f *floor) take() *task {
 		f.idle++
 		f.work.Wait()
 		f.idle--
+		f.waking = false
 	}
 	return f.pop()
 }
 
-// pop takes the next task off, of which there is one. Each executor wakes the next
-// one, so that tasks that take no time need few of them.
+// call wakes an executor, unless one is on its way, which will wake the next one: so
+// tasks that take no time need few of them. f.mu is held.
+func (f *floor) call() {
+	if f.idle > 0 && !f.waking {
+		f.waking = true
+		f.work.Signal()
+	}
+}
+
+// pop takes the next task off, of which there is one.
 func (f *floor) pop() *task {
 	t := f.ready[f.first]
 	f.ready[f.first] = nil
 	if f.first++; f.first == len(f.ready) {
 		f.ready, f.first = f.ready[:0], 0
 		f.offer()
-	} else if f.idle > 0 {
-		f.work.Signal()
+	} else {
+		f.call()
 	}
 	return t
 }
@@ -111,7 +121,7 @@ func (f *floor) put(tasks []*task) {
 	}
 	f.mu.Lock()
 	f.ready = append(f.ready, tasks...)
-	f.work.Signal()
+	f.call()
 	f.mu.Unlock()
 }
 

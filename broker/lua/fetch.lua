@@ -28,25 +28,33 @@ elseif redis.call('EXISTS', KEYS[8]) == 1 then
   out[1] = 'paused'
   return out
 end
-local tasks, left, step, bytes, i = {}, tonumber(ARGV[2]), tonumber(ARGV[3]), 0, 2
+local tasks, k, left, step, bytes, i, sizes = {}, 0, tonumber(ARGV[2]), tonumber(ARGV[3]), 0, 2, {}
 while i <= 5 and left > 0 and bytes < 2097152 do
-  local count = math.min(left, step)
-  local reply = redis.pcall('XREADGROUP', 'GROUP', 'w', ARGV[1], 'COUNT', count, 'STREAMS', KEYS[i], '>')
-  local found = {}
+  local count, found = math.min(left, step), {}
+  -- Most of the time only the default priority's stream has tasks. (One that holds
+  -- another type answers with its error to the read.)
+  local reply = i ~= 4 and redis.pcall('XLEN', KEYS[i])
+  reply = reply ~= 0 and redis.pcall('XREADGROUP', 'GROUP', 'w', ARGV[1], 'COUNT', count, 'STREAMS', KEYS[i], '>')
   if type(reply) == 'table' and reply.err then
     out[1] = reply.err
   elseif type(reply) == 'table' and reply[1] then
     found = reply[1][2]
   end
-  for _, entry in ipairs(found) do
-    local envelope = type(entry[2]) == 'table' and entry[2][2] or ''
-    local id = revoking and parse(envelope).id
-    tasks[#tasks + 1] = (i - 2) .. (id and redis.call('ZSCORE', KEYS[7], id) and 'x ' or ' ') .. entry[1] .. ' ' .. #envelope .. ' '
-    tasks[#tasks + 1] = envelope
-    bytes = bytes + #envelope
-    if #envelope > 131072 then
+  local plain = (i - 2) .. ' '
+  for j = 1, #found do
+    local id, envelope = found[j][1], found[j][2]
+    envelope = type(envelope) == 'table' and envelope[2] or ''
+    local size = #envelope
+    if not sizes[size] then -- most tasks have the same one, and numbers are slow to print
+      sizes[size] = ' ' .. size .. ' '
+    end
+    if size > 131072 then
       step = 1
     end
+    local own = revoking and parse(envelope).id
+    tasks[k + 1] = own and redis.call('ZSCORE', KEYS[7], own) and (i - 2) .. 'x ' or plain
+    tasks[k + 2], tasks[k + 3], tasks[k + 4] = id, sizes[size], envelope
+    k, bytes = k + 4, bytes + size
   end
   left = left - #found
   if #found < count then
