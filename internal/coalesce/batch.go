@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"runtime/debug"
 	"strings"
 	"sync/atomic"
@@ -49,16 +50,17 @@ func (v *Value) Release() {
 // A batch is what travels together, with the memory of its reply.
 type batch struct {
 	r    *Reader
-	done chan struct{} // closed when the batch is answered, refused or granted
+	slot *slot // of all its readers; nil without a limit
+	end  *end
 
 	// Under queue.mu, until it departs.
 	keys     []string
-	index    map[string]int // of keys
-	full     int            // how many keys it may have
-	readers  int            // seats that wait
-	deadline time.Time      // the latest one of its readers
-	endless  bool           // a reader has none
-	grouped  bool           // somebody waits for more than one of its keys
+	places   [2 * maxKeys]uint16 // a hash table: 1 + where a key is in keys
+	full     int                 // how many keys it may have
+	readers  int                 // seats that wait
+	deadline time.Time           // the latest one of its readers
+	endless  bool                // a reader has none
+	grouped  bool                // somebody waits for more than one of its keys
 
 	// Under queue.mu.
 	departed bool
@@ -78,12 +80,15 @@ var poison bool
 // Memory above these is not kept for the next batch.
 const keepBytes = maxBytes + maxBytes/2
 
-func (r *Reader) newBatch() *batch {
+func (r *Reader) newBatch(s *slot) *batch {
 	b, _ := r.batches.Get().(*batch)
 	if b == nil {
-		b = &batch{r: r, index: make(map[string]int)}
+		b = &batch{r: r}
 	}
-	b.done = make(chan struct{})
+	b.end, b.slot = newEnd(), s
+	if s != nil {
+		s.add(b.end)
+	}
 	b.full = r.sizes.keys()
 	return b
 }
@@ -106,10 +111,9 @@ func (b *batch) recycle() {
 		bytes = nil
 	}
 	clear(b.keys)
-	clear(b.index)
 	clear(b.reply.answers)
 	*b = batch{
-		r: b.r, keys: b.keys[:0], index: b.index,
+		r: b.r, keys: b.keys[:0],
 		reply: reply{bytes: bytes, answers: b.reply.answers[:0]},
 	}
 	b.r.batches.Put(b)
@@ -123,15 +127,25 @@ func (b *batch) add(key string, t *term) (index int) {
 	} else if t.deadline.After(b.deadline) {
 		b.deadline = t.deadline
 	}
-	index, shared := b.index[key]
-	if shared {
+	place := b.place(key)
+	if index = int(*place) - 1; index >= 0 {
 		b.r.counts.shared.Inc()
 		return index
 	}
-	index = len(b.keys)
 	b.keys = append(b.keys, key)
-	b.index[key] = index
-	return index
+	*place = uint16(len(b.keys)) //nolint:gosec // at most maxKeys
+	return len(b.keys) - 1
+}
+
+// place returns where a key is, or would be. There is always one: half of them are
+// free. (A map costs four times as much.)
+func (b *batch) place(key string) *uint16 {
+	for i := maphash.String(b.r.sizes.seed, key); ; i++ {
+		place := &b.places[i%uint64(len(b.places))]
+		if *place == 0 || b.keys[*place-1] == key {
+			return place
+		}
+	}
 }
 
 // A seat is where somebody waits for a key.
@@ -143,13 +157,19 @@ type seat struct {
 
 // wait returns when the batch is answered, or the time is over, with an error then.
 // If the reader is to read the key itself, it returns the ticket for that.
-func (s seat) wait(ctx context.Context, t *term) (granted ticket, err error) {
+func (s seat) wait(ctx context.Context) (granted ticket, err error) {
 	b := s.batch
-	select {
-	case <-b.done:
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	case <-t.over():
+	end := b.end
+	if left := ctx.Done(); left == nil {
+		<-end.done
+	} else {
+		select {
+		case <-end.done:
+		case <-left:
+			err = context.Cause(ctx)
+		}
+	}
+	if err == nil && end.how.Load() == expired {
 		err = context.DeadlineExceeded
 	}
 	if err != nil && s.queue.leave(b) {
@@ -227,7 +247,7 @@ func (b *batch) fly(ctx *flightContext, start time.Time) (took time.Duration) {
 			b.err = fmt.Errorf("panic in a hook of the client: %v", cause)
 		}
 		b.cancel()
-		close(b.done) // what it held may be another batch's after release
+		b.end.come(answered) // what the batch held may be another's after release
 		b.release()
 	}()
 	b.r.counts.batches.Inc()

@@ -4,9 +4,9 @@
 // same time, most of the time goes into system calls and wake-ups, which one MGET
 // for all of them needs once.
 //
-// A [Reader] lets a read through, on its caller's goroutine, while few are under
-// way: it then costs what go-redis' own GET does. The others wait, and travel
-// together with the next batch that a lane is free for.
+// A [Reader] lets a read through, on its caller's goroutine, while no other is under
+// way: it then costs what go-redis' own GET does. The others wait until whoever else
+// is about to read has come, and travel together as soon as a lane is free.
 package coalesce
 
 import (
@@ -177,7 +177,7 @@ func (r *Reader) GetMany(ctx context.Context, keys []string) []Result {
 		if seats[i].batch == nil {
 			continue
 		}
-		switch _, err := seats[i].wait(ctx, &t); {
+		switch _, err := seats[i].wait(ctx); {
 		case err != nil:
 			results[i].Err = err
 		default:
@@ -209,7 +209,7 @@ var errNilContext = errors.New("nil context: pass context.Background() or the re
 
 // await returns what the batch of s brings.
 func (r *Reader) await(ctx context.Context, s seat, t *term, key string) (Value, error) {
-	granted, err := s.wait(ctx, t)
+	granted, err := s.wait(ctx)
 	if err != nil {
 		return Value{}, err
 	}

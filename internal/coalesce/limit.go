@@ -22,6 +22,55 @@ type limit struct {
 type slot struct {
 	until time.Time     // reads that begin later need another one
 	done  chan struct{} // closed when the last of its reads has had its time
+
+	mu      sync.Mutex
+	expired bool
+	ends    []*end // of batches, with readers of this slot alone
+}
+
+// add has e expire with the slot.
+func (s *slot) add(e *end) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.expired {
+		e.come(expired)
+		return
+	}
+	s.ends = append(s.ends, e)
+}
+
+func (s *slot) expire() {
+	close(s.done)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expired = true
+	for _, e := range s.ends {
+		e.come(expired)
+	}
+	s.ends = nil
+}
+
+// An end is that of a batch: all its readers wait for it, and for nothing else that
+// they share, since a wait for two channels costs more than twice as much.
+type end struct {
+	how  atomic.Int32
+	done chan struct{} // closed when the end has come
+}
+
+const (
+	answered int32 = iota + 1 // or refused, or granted
+	expired                   // its readers have had their time
+)
+
+func newEnd() *end { return &end{done: make(chan struct{})} }
+
+// come reports false if there has been another end before.
+func (e *end) come(how int32) bool {
+	if !e.how.CompareAndSwap(0, how) {
+		return false
+	}
+	close(e.done)
+	return true
 }
 
 // A term is the time that a read has.
@@ -56,18 +105,9 @@ func (l *limit) slot(start time.Time) *slot {
 	}
 	share := l.after / 8
 	s := &slot{until: start.Add(share), done: make(chan struct{})}
-	time.AfterFunc(l.after+share, func() { close(s.done) })
+	time.AfterFunc(l.after+share, s.expire)
 	l.now.Store(s)
 	return s
-}
-
-// over is closed when the time is over, up to an eighth later. It is nil, which
-// is never, without a limit.
-func (t *term) over() <-chan struct{} {
-	if t.slot == nil {
-		return nil
-	}
-	return t.slot.done
 }
 
 // context is what reads that share nothing with others' are sent with. It tells

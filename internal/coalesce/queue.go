@@ -24,11 +24,12 @@ type queue struct {
 	r    *Reader
 	node string // of a Cluster; "" elsewhere
 
-	mu      sync.Mutex
-	waiting []*batch // the first one departs next, the last one takes more keys
-	lanes   int
-	rtt     time.Duration // to the server, as measured; 0 before
-	quiet   chan struct{} // made by close, closed when nothing is under way
+	mu        sync.Mutex
+	waiting   []*batch // the first one departs next, the last one takes more keys
+	gathering bool     // a read that waits lets others come, before it launches
+	lanes     int
+	rtt       time.Duration // to the server, as measured; 0 before
+	quiet     chan struct{} // made by close, closed when nothing is under way
 
 	// Flights, reads alone included: begun since the last tick, between the last
 	// two, before those. The last ones are overdue and count no more.
@@ -56,19 +57,26 @@ func (q *queue) board(now time.Time) ticket {
 
 func (q *queue) free() bool { return q.young+q.old < q.lanes }
 
-// enter admits a read if a lane is free that nobody waits for, or gives it a seat.
-// It does neither once the queue is closed.
+// enter admits a read if nothing else is under way, or gives it a seat. It does
+// neither once the queue is closed.
 func (q *queue) enter(key string, t *term) (ticket, seat) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.quiet != nil {
 		return ticket{}, seat{}
 	}
-	if q.free() && len(q.waiting) == 0 {
+	if q.young+q.old == 0 && len(q.waiting) == 0 {
 		return q.board(t.start), seat{}
 	}
 	s := q.add(key, t)
-	q.launch()
+	if q.free() && !q.gathering {
+		q.gathering = true
+		q.mu.Unlock()
+		runtime.Gosched() // whoever is about to read comes along
+		q.mu.Lock()
+		q.gathering = false
+		q.launchAll()
+	}
 	q.tickOn()
 	return ticket{}, s
 }
@@ -88,18 +96,16 @@ func (q *queue) join(key string, t *term) seat {
 func (q *queue) start() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for range len(q.waiting) {
-		q.launch()
-	}
+	q.launchAll()
 	q.tickOn()
 }
 
 func (q *queue) add(key string, t *term) seat {
 	var b *batch
-	if n := len(q.waiting); n > 0 && len(q.waiting[n-1].keys) < q.waiting[n-1].full {
+	if n := len(q.waiting); n > 0 && q.waiting[n-1].slot == t.slot && len(q.waiting[n-1].keys) < q.waiting[n-1].full {
 		b = q.waiting[n-1]
 	} else {
-		b = q.r.newBatch()
+		b = q.r.newBatch(t.slot)
 		q.waiting = append(q.waiting, b)
 	}
 	return seat{q, b, b.add(key, t)}
@@ -161,6 +167,12 @@ func (q *queue) launch() {
 	}
 }
 
+func (q *queue) launchAll() {
+	for range len(q.waiting) {
+		q.launch()
+	}
+}
+
 // grant gives a free lane to the one read that waits. It reports false if there
 // are more.
 func (q *queue) grant() bool {
@@ -176,7 +188,11 @@ func (q *queue) grant() bool {
 	b.departed = true
 	b.holders.Store(1)
 	b.granted = q.board(time.Now())
-	close(b.done)
+	if !b.end.come(answered) { // it leaves
+		q.disembark(b.granted)
+		b.granted = ticket{}
+		return q.grant()
+	}
 	return true
 }
 
@@ -275,9 +291,7 @@ func (q *queue) tick() {
 	defer q.mu.Unlock()
 	q.overdue, q.old, q.young = q.overdue+q.old, q.young, 0
 	q.ticks++
-	for range len(q.waiting) {
-		q.launch()
-	}
+	q.launchAll()
 	q.ticking = false
 	q.tickOn()
 }
@@ -317,7 +331,7 @@ func (q *queue) reject(cause error) {
 		b.departed = true
 		b.holders.Store(int32(b.readers)) //nolint:gosec // it fits
 		b.err = cause
-		close(b.done)
+		b.end.come(answered)
 	}
 	q.settle()
 }

@@ -120,6 +120,8 @@ func (m *measuring) run(ctx context.Context, slice time.Duration) (elapsed time.
 	ready.Add(m.load.Callers)
 	for caller := range m.load.Callers {
 		callers.Go(func() {
+			ctx, end := context.WithCancel(ctx) // its own, as a request has
+			defer end()
 			times := new(latencies)
 			ready.Done()
 			<-start
