@@ -40,6 +40,8 @@ type Client struct {
 
 	generations atomic.Pointer[tracking.Prefix] // nil before the first read of a view with an L1 and tags
 
+	lacksHSetEx atomic.Bool // a server has said that it does not know HSETEX
+
 	fallbacks chan struct{} // a place for each load past Redis
 	keptBytes atomic.Int64  // of what was loaded so, and is kept for a while
 	refreshes chan struct{} // a place for each refresh
@@ -47,7 +49,7 @@ type Client struct {
 	ctx       context.Context
 	stop      context.CancelCauseFunc // ends ctx, and with it all loads
 
-	warnedLocal, warnedFallback, warnedDead, warnedFill, warnedSize throttle
+	warnedLocal, warnedFallback, warnedDead, warnedFill, warnedSize, warnedLimit, warnedDestroy throttle
 }
 
 // New returns a client that keeps its values in rdb, which redisha.Open made or
@@ -149,11 +151,16 @@ func (c *Client) read(ctx context.Context, key string) (coalesce.Value, error) {
 // flight's to keep.
 func (c *Client) poll(ctx context.Context, key string) ([]byte, error) {
 	v, err := c.primary.Get(ctx, key)
+	return own(&v), err
+}
+
+// own releases what was read, and returns its bytes, which are the caller's.
+func own(v *coalesce.Value) []byte {
 	defer v.Release()
 	if v.Shared() {
-		return bytes.Clone(v.Bytes()), err
+		return bytes.Clone(v.Bytes())
 	}
-	return v.Bytes(), err
+	return v.Bytes()
 }
 
 func (c *Client) withReadTimeout(ctx context.Context) (context.Context, context.CancelFunc) {

@@ -16,7 +16,8 @@ type Config struct {
 	Namespace string
 
 	// Name tells caches of one namespace apart: the keys of a named cache begin
-	// with <namespace>:cache.<name>: instead of <namespace>:cache:. It may hold
+	// with <namespace>:cache.<name>: instead of <namespace>:cache:, and so do those of
+	// its maps, hashes, limits and sessions. It may hold
 	// letters, digits, "_" and "-". Defaults to none.
 	Name string
 
@@ -88,12 +89,15 @@ func (c Config) validate() error {
 	return errors.Join(errs...)
 }
 
-// root is what all keys of the cache begin with.
-func (c Config) root() string {
+// root is what all keys of the cache's views begin with.
+func (c Config) root() string { return c.rootOf("cache") }
+
+// rootOf is what all keys of that kind begin with.
+func (c Config) rootOf(kind string) string {
 	if c.Name != "" {
-		return c.Namespace + ":cache." + c.Name + ":"
+		return c.Namespace + ":" + kind + "." + c.Name + ":"
 	}
-	return c.Namespace + ":cache:"
+	return c.Namespace + ":" + kind + ":"
 }
 
 // ViewConfig configures a [View]. The zero ViewConfig is ready to use.
@@ -282,13 +286,13 @@ func (c ViewConfig) validate(name string) error {
 	return errors.Join(errs...)
 }
 
-// A SetOption changes one call of Set, SetMany, Add or Replace.
+// A SetOption changes one call that stores a value.
 type SetOption struct {
 	ttl    time.Duration
 	hasTTL bool
 	tags   []string
 }
 
-// TTL stores the value for d, less up to a tenth, instead of ViewConfig.TTL. It
-// must be at least 1ms.
+// TTL stores the value for d, less up to a tenth, instead of ViewConfig.TTL; in a
+// [Map] or [Hash] for all of d, instead of MapConfig.TTL. It must be at least 1ms.
 func TTL(d time.Duration) SetOption { return SetOption{ttl: d, hasTTL: true} }

@@ -63,9 +63,14 @@
 // is none any more may read old copies until they have that age. So may a loader that
 // reads such a view, and what it returns is stored, for others too, as if it were new.
 //
+// # Limits, sessions, maps, hashes
+//
+// [Limiter], [SessionStore], [Map] and [Hash] keep in the same Redis what cannot be loaded
+// again. They are no caches, and want a server that does not evict.
+//
 // # What is stored
 //
-// One string per key, <namespace>:cache:<view>:<key>, always with a TTL: the
+// Of views, one string per key, <namespace>:cache:<view>:<key>, always with a TTL: the
 // value with a header (or, in a plain view, exactly what the codec made), a
 // cached absence, a load lease, or the error of a load. Values that are long enough are deflated by
 // package compress.

@@ -119,6 +119,17 @@ func (o *owed) add(key string, until int64, prefix string, clear func(context.Co
 	o.start(false)
 }
 
+// addAlone is add for a key of no view. It is forgotten where there are too many: its
+// caller has the error.
+func (o *owed) addAlone(key string, until int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if _, ok := o.keys[key]; ok || len(o.keys) < maxOwed {
+		o.put(key, until)
+		o.start(false)
+	}
+}
+
 // put notes a debt. The lock is held.
 func (o *owed) put(key string, e ending) {
 	if e.view != nil && e.view.ttl == 0 {

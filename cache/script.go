@@ -8,13 +8,17 @@ import (
 	"github.com/redisha/redisha/internal/conn"
 )
 
-// A script changes one key, and may be sent again without harm.
+// A script changes one key.
 type script struct {
 	*redis.Script
 	text string
 }
 
+// newScript returns one that may be sent again without harm.
 func newScript(text string) *script { return &script{conn.RepeatableScript(text), text} }
+
+// onceScript returns one that is not sent again where its reply was lost.
+func onceScript(text string) *script { return &script{redis.NewScript(text), text} }
 
 // run runs script on key. Where many run at the same time, as the steps of a
 // FetchMany, they travel together.

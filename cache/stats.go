@@ -24,7 +24,7 @@ type Stats struct {
 	Absences uint64 // reads that found a cached absence in Redis
 	Stale    uint64 // reads that found a value whose TTL was over: Fetch returns it, to Get it is a miss
 	Misses   uint64 // reads that found none of these, DecodeErrors included
-	Errors   uint64 // reads, Sets, Deletes and steps of a lease that Redis did not carry out
+	Errors   uint64 // reads, Sets, Deletes and steps of a lease that Redis did not carry out, and calls of maps, hashes, limiters and session stores
 
 	// DecodeErrors counts what was in Redis and could not be used: unknown, cut
 	// off, too long, corrupt, or not of the view's type.
@@ -76,6 +76,21 @@ type Stats struct {
 	// Fetch had loaded in the two seconds before.
 	OutageHits uint64
 
+	// LimitsAllowed and LimitsRefused count what Limiters said to Allow and AllowN,
+	// LimitsLocal those of both that the process decided alone, since Redis did not.
+	LimitsAllowed uint64
+	LimitsRefused uint64
+	LimitsLocal   uint64
+
+	SessionCommits        uint64 // sessions stored, or prolonged, or found to need neither
+	SessionCommitsRefused uint64 // commits of sessions that had been destroyed
+	SessionDestroys       uint64 // sessions destroyed
+
+	// SessionDestroysUnconfirmed counts those of the destroyed ones that no replica is
+	// known to have heard of, where there are replicas: a failover may bring them back
+	// until this process has destroyed them again.
+	SessionDestroysUnconfirmed uint64
+
 	// BytesBefore and BytesAfter are the lengths of the values that were made
 	// ready for storing, before and after compression, without header.
 	BytesBefore uint64
@@ -101,6 +116,9 @@ type counters struct {
 	leasesTaken, leaseWaits, fillsRefused                   stats.Counter
 	fallbacks, fallbacksRefused, outageHits                 stats.Counter
 	fallbacksRunning                                        stats.Gauge
+	limitsAllowed, limitsRefused, limitsLocal               stats.Counter
+	sessionCommits, sessionCommitsRefused                   stats.Counter
+	sessionDestroys, sessionDestroysUnconfirmed             stats.Counter
 	bytesBefore, bytesAfter, tooLarge                       stats.Counter
 	loadTime, getTime, setTime, deleteTime                  stats.Histogram
 }
@@ -116,48 +134,67 @@ func (c *Client) Stats() Stats {
 	}
 	flushes := &n.localFlushes
 	return Stats{
-		Conn:             c.rdb.Stats(),
-		ScopeHits:        n.scopeHits.Load(),
-		LocalHits:        n.localHits.Load(),
-		LocalFlushes:     LocalFlushes{flushes.flushed.Load(), flushes.failover.Load(), flushes.connection.Load()},
-		Tracking:         c.trackingStats(),
-		Hits:             n.hits.Load(),
-		Absences:         n.absences.Load(),
-		Stale:            n.stale.Load(),
-		Misses:           n.misses.Load(),
-		Errors:           n.errors.Load(),
-		DecodeErrors:     n.decodeErrors.Load(),
-		Batches:          batched.Batches,
-		BatchKeys:        batched.Keys,
-		Sets:             n.sets.Load(),
-		Deletes:          n.deletes.Load(),
-		DeletesOwed:      c.owed.n.Load(),
-		DeletesRepeated:  n.deletesRepeated.Load(),
-		Loads:            n.loads.Load(),
-		LoadErrors:       n.loadErrors.Load(),
-		LoadTime:         n.loadTime.Snapshot(),
-		Joined:           n.joined.Load(),
-		LeasesTaken:      n.leasesTaken.Load(),
-		LeaseWaits:       n.leaseWaits.Load(),
-		FillsRefused:     n.fillsRefused.Load(),
-		Refreshes:        n.refreshes.Load(),
-		RefreshesRefused: n.refreshesRefused.Load(),
-		SoftTimeouts:     n.softTimeouts.Load(),
-		ErrorsShared:     n.errorsShared.Load(),
-		Expires:          n.expires.Load(),
-		TagsInvalidated:  n.tagsInvalidated.Load(),
-		Clears:           n.clears.Load(),
-		GenerationReads:  n.generationReads.Load(),
-		LoadsOutdated:    n.loadsOutdated.Load(),
-		Fallbacks:        n.fallbacks.Load(),
-		FallbacksRefused: n.fallbacksRefused.Load(),
-		FallbacksRunning: n.fallbacksRunning.Load(),
-		OutageHits:       n.outageHits.Load(),
-		BytesBefore:      n.bytesBefore.Load(),
-		BytesAfter:       n.bytesAfter.Load(),
-		TooLarge:         n.tooLarge.Load(),
-		GetTime:          n.getTime.Snapshot(),
-		SetTime:          n.setTime.Snapshot(),
-		DeleteTime:       n.deleteTime.Snapshot(),
+		Conn:                       c.rdb.Stats(),
+		ScopeHits:                  n.scopeHits.Load(),
+		LocalHits:                  n.localHits.Load(),
+		LocalFlushes:               LocalFlushes{flushes.flushed.Load(), flushes.failover.Load(), flushes.connection.Load()},
+		Tracking:                   c.trackingStats(),
+		Hits:                       n.hits.Load(),
+		Absences:                   n.absences.Load(),
+		Stale:                      n.stale.Load(),
+		Misses:                     n.misses.Load(),
+		Errors:                     n.errors.Load(),
+		DecodeErrors:               n.decodeErrors.Load(),
+		Batches:                    batched.Batches,
+		BatchKeys:                  batched.Keys,
+		Sets:                       n.sets.Load(),
+		Deletes:                    n.deletes.Load(),
+		DeletesOwed:                c.owed.n.Load(),
+		DeletesRepeated:            n.deletesRepeated.Load(),
+		Loads:                      n.loads.Load(),
+		LoadErrors:                 n.loadErrors.Load(),
+		LoadTime:                   n.loadTime.Snapshot(),
+		Joined:                     n.joined.Load(),
+		LeasesTaken:                n.leasesTaken.Load(),
+		LeaseWaits:                 n.leaseWaits.Load(),
+		FillsRefused:               n.fillsRefused.Load(),
+		Refreshes:                  n.refreshes.Load(),
+		RefreshesRefused:           n.refreshesRefused.Load(),
+		SoftTimeouts:               n.softTimeouts.Load(),
+		ErrorsShared:               n.errorsShared.Load(),
+		Expires:                    n.expires.Load(),
+		TagsInvalidated:            n.tagsInvalidated.Load(),
+		Clears:                     n.clears.Load(),
+		GenerationReads:            n.generationReads.Load(),
+		LoadsOutdated:              n.loadsOutdated.Load(),
+		Fallbacks:                  n.fallbacks.Load(),
+		FallbacksRefused:           n.fallbacksRefused.Load(),
+		FallbacksRunning:           n.fallbacksRunning.Load(),
+		OutageHits:                 n.outageHits.Load(),
+		LimitsAllowed:              n.limitsAllowed.Load(),
+		LimitsRefused:              n.limitsRefused.Load(),
+		LimitsLocal:                n.limitsLocal.Load(),
+		SessionCommits:             n.sessionCommits.Load(),
+		SessionCommitsRefused:      n.sessionCommitsRefused.Load(),
+		SessionDestroys:            n.sessionDestroys.Load(),
+		SessionDestroysUnconfirmed: n.sessionDestroysUnconfirmed.Load(),
+		BytesBefore:                n.bytesBefore.Load(),
+		BytesAfter:                 n.bytesAfter.Load(),
+		TooLarge:                   n.tooLarge.Load(),
+		GetTime:                    n.getTime.Snapshot(),
+		SetTime:                    n.setTime.Snapshot(),
+		DeleteTime:                 n.deleteTime.Snapshot(),
+	}
+}
+
+// limited counts what a limiter said.
+func (n *counters) limited(res LimitResult) {
+	if res.Allowed {
+		n.limitsAllowed.Inc()
+	} else {
+		n.limitsRefused.Inc()
+	}
+	if res.Local {
+		n.limitsLocal.Inc()
 	}
 }

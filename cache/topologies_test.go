@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -47,6 +48,7 @@ func TestOnEachTopology(t *testing.T) {
 			url := start(t)
 			one, other := newClient(t, connectTo(t, url), Config{}), newClient(t, connectTo(t, url), Config{})
 			mainOperations(t, one, other)
+			stateOperations(t, one, other)
 		})
 	}
 }
@@ -163,6 +165,68 @@ func mainOperations(t *testing.T, one, other *Client) {
 	}
 }
 
+// stateOperations uses what is no cache, on keys of all nodes, from two processes.
+func stateOperations(t *testing.T, one, other *Client) {
+	ctx := t.Context()
+	const n = 30
+	cfg := LimiterConfig{Rate: 2, Per: time.Hour}
+	limit, sameLimit := NewLimiter[int](one, "l", cfg), NewLimiter[int](other, "l", cfg)
+	flows, sameFlows := NewMap[int, string](one, "m", MapConfig{}), NewMap[int, string](other, "m", MapConfig{})
+	sessions, sameSessions := NewSessionStore(one, "s"), NewSessionStore(other, "s")
+	hashes, sameHashes := NewHash[int, string](one, "h", MapConfig{}), NewHash[int, string](other, "h", MapConfig{})
+	values, tokens := make(map[int]string), make(map[string][]byte)
+	for i := range n {
+		res, err := limit.Allow(ctx, i)
+		require.NoError(t, err)
+		require.Equal(t, 1, res.Remaining)
+		require.False(t, res.Local)
+		values[i], tokens[fmt.Sprint(i)] = fmt.Sprint("value ", i), []byte(fmt.Sprint("data ", i))
+		require.NoError(t, flows.Set(ctx, i, values[i]))
+		require.NoError(t, sessions.CommitCtx(ctx, fmt.Sprint(i), tokens[fmt.Sprint(i)], time.Now().Add(time.Hour)))
+		if err := hashes.Set(ctx, i, "field", values[i]); !errors.Is(err, errors.ErrUnsupported) {
+			require.NoError(t, err)
+			all, err := sameHashes.All(ctx, i)
+			require.NoError(t, err)
+			require.Equal(t, map[string]string{"field": values[i]}, all)
+		}
+	}
+	got := make(map[int]string)
+	for e, err := range sameFlows.All(ctx) {
+		require.NoError(t, err)
+		got[e.Key] = e.Value
+	}
+	require.Equal(t, values, got)
+	all, err := sameSessions.AllCtx(ctx)
+	require.NoError(t, err)
+	require.Equal(t, tokens, all)
+	for i := range n {
+		res, err := sameLimit.AllowN(ctx, i, 2)
+		require.NoError(t, err)
+		require.Equal(t, 1, res.Remaining)
+		require.False(t, res.Allowed)
+		require.NoError(t, sameLimit.Reset(ctx, i))
+		res, err = limit.Peek(ctx, i)
+		require.NoError(t, err)
+		require.Equal(t, LimitResult{Allowed: true, Remaining: 2}, res)
+
+		value, err := sameFlows.Update(ctx, i, func(s string) (string, error) { return s + "!", nil })
+		require.NoError(t, err)
+		taken, err := flows.Take(ctx, i)
+		require.NoError(t, err)
+		require.Equal(t, value, taken)
+		_, err = sameFlows.Take(ctx, i)
+		require.Equal(t, ErrMiss, err)
+
+		token := fmt.Sprint(i)
+		require.NoError(t, sameSessions.DeleteCtx(ctx, token))
+		_, found, err := sessions.FindCtx(ctx, token)
+		require.NoError(t, err)
+		require.False(t, found)
+		require.ErrorIs(t, sessions.CommitCtx(ctx, token, nil, time.Now().Add(time.Hour)), ErrSessionDestroyed)
+	}
+	require.Less(t, other.Stats().SessionDestroysUnconfirmed, uint64(n), "replicas have at least some")
+}
+
 // While slots move, commands are answered by MOVED and ASK, of which nobody sees
 // anything; and what fails on a node that is gone fails there alone.
 func TestOnAClusterWhoseSlotsMove(t *testing.T) {
@@ -172,6 +236,7 @@ func TestOnAClusterWhoseSlotsMove(t *testing.T) {
 	})
 	c := newClient(t, connectTo(t, cluster.URL()), Config{ReadTimeout: 20 * time.Second})
 	v := NewView[int, string](c, "v", ViewConfig{})
+	sessions, limit := NewSessionStore(c, "s"), NewLimiter[string](c, "l", LimiterConfig{Rate: 2, Per: time.Hour})
 	ctx := t.Context()
 	use := func(version string, moving ...int) {
 		keys, values := append([]int{-1, -2, -3}, moving...), make(map[int]string)
@@ -200,6 +265,21 @@ func TestOnAClusterWhoseSlotsMove(t *testing.T) {
 		require.NoError(t, v.DeleteFor(ctx, time.Minute, keys...))
 		require.NoError(t, v.SetMany(ctx, values))
 		require.NoError(t, v.Delete(ctx, keys...))
+
+		// Keys of one slot, since it is that of what is in braces.
+		token := "{" + joinKey(v.prefix, moving[0]) + "}" + version
+		require.NoError(t, sessions.CommitCtx(ctx, token, []byte("data"), time.Now().Add(time.Hour)))
+		require.NoError(t, sessions.DeleteCtx(ctx, token))
+		_, found, err := sessions.FindCtx(ctx, token)
+		require.NoError(t, err)
+		require.False(t, found)
+		require.ErrorIs(t, sessions.CommitCtx(ctx, token, []byte("data"), time.Now().Add(time.Hour)), ErrSessionDestroyed)
+		res, err := limit.AllowN(ctx, token, 2)
+		require.NoError(t, err)
+		require.True(t, res.Allowed && !res.Local)
+		res, err = limit.Allow(ctx, token)
+		require.NoError(t, err)
+		require.False(t, res.Allowed || res.Local)
 	}
 	use("before", 1)
 	slot, err := cluster.Slot(ctx, joinKey(v.prefix, 1))

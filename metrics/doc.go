@@ -105,8 +105,9 @@
 //	sum by (role) (rate(redisha_cache_reads_total{outcome="hit"}[5m]))
 //	  / sum by (role) (rate(redisha_cache_reads_total[5m]))
 //
-// The outcome is hit, miss or absence (a cached "not there"), the operation get,
-// set or delete.
+// The outcome of reads is hit, stale, miss or absence (a cached "not there"), that of
+// limits allowed or refused, that of commits of sessions stored or refused; the operation
+// is get, set or delete.
 //
 //	redisha_cache_reads_total                counter    outcome, role
 //	redisha_cache_scope_hits_total           counter    role
@@ -144,6 +145,11 @@
 //	redisha_cache_fallbacks_refused_total    counter    role
 //	redisha_cache_fallbacks_running          gauge      role
 //	redisha_cache_outage_hits_total          counter    role
+//	redisha_cache_limits_total               counter    outcome, role
+//	redisha_cache_local_limits_total         counter    role
+//	redisha_cache_session_commits_total      counter    outcome, role
+//	redisha_cache_session_destroys_total     counter    role
+//	redisha_cache_unconfirmed_destroys_total counter    role
 //	redisha_cache_uncompressed_bytes_total   counter    role
 //	redisha_cache_compressed_bytes_total     counter    role
 //	redisha_cache_too_large_values_total     counter    role

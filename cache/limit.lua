@@ -1,0 +1,26 @@
+-- limit.lua asks the limit in KEYS[1] for a call: the generic cell rate algorithm. The key
+-- holds the instant at which the whole burst is there again, by the server's clock in
+-- µs, and is gone by then. It returns {1, the time until that instant} if the call is
+-- allowed, after it; {0, that time} if not, and changes nothing.
+--
+-- KEYS[1] limit
+-- ARGV[1] what the call takes, µs; 0: it is not made
+-- ARGV[2] the whole burst, µs
+local t = redis.call("TIME")
+local now = t[1] * 1000000 + t[2]
+local cost, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
+-- Further ahead than the burst is what a greater limit has left, or a clock that was
+-- set back; what is no number is nothing.
+local full = tonumber(redis.call("GET", KEYS[1]) or "0") or 0
+local ahead = math.min(math.max(full - now, 0), burst)
+if ahead + cost > burst then
+  return {0, ahead}
+end
+if cost > 0 then
+  ahead = ahead + cost
+  full = now + ahead
+  -- Redis keeps a key to the end of its millisecond: PX would end it earlier, which
+  -- would give some of the burst away.
+  redis.call("SET", KEYS[1], string.format("%.0f", full), "PXAT", string.format("%.0f", math.ceil(full / 1000)))
+end
+return {1, ahead}
