@@ -199,6 +199,7 @@ func TestTheEntriesOfAMapAreGoneThrough(t *testing.T) {
 		require.Equal(t, 3, seen)
 
 		ctx, cancel := context.WithCancelCause(t.Context())
+		defer cancel(nil)
 		seen = 0
 		var last error
 		for e, err := range m.All(ctx) {
