@@ -125,7 +125,7 @@ func (o *owed) addAlone(key string, until int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if _, ok := o.keys[key]; ok || len(o.keys) < maxOwed {
-		o.put(key, until)
+		o.put(key, ending{until: until})
 		o.start(false)
 	}
 }

@@ -48,7 +48,7 @@ func (s *SessionStore) DeleteCtx(ctx context.Context, token string) error {
 		}
 		return s.undone(ctx, "delete", err)
 	}
-	s.c.owed.deleted(epoch, time.Now().UnixMilli()+ttl, key)
+	s.c.owed.ended(epoch, ending{until: time.Now().UnixMilli() + ttl}, key)
 	s.c.stats.sessionDestroys.Inc()
 	if !confirmed {
 		s.c.stats.sessionDestroysUnconfirmed.Inc()
