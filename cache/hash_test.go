@@ -149,7 +149,7 @@ func TestAHashRefusesWhatMakesNoSense(t *testing.T) {
 	for _, err := range uses(NewHash[string, string](nil, "", MapConfig{}), t.Context(), "k", "f") {
 		require.EqualError(t, err, "cache: hash \"\": nil Client: pass what New returned\nthe name is \"\", want letters, digits, _ and - only")
 	}
-	for _, err := range uses(h, nil, "k", "f") { //nolint:staticcheck // on purpose
+	for _, err := range uses(h, nil, "k", "f") {
 		require.ErrorContains(t, err, "nil context")
 	}
 	s.SetError("NOPERM no")

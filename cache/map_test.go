@@ -274,7 +274,7 @@ func TestAMapRefusesWhatMakesNoSense(t *testing.T) {
 			`the name is "m m", want letters, digits, _ and - only`,
 		}, "\n"))
 	}
-	for _, err := range append(uses(m, nil, "k"), all(m, nil)) { //nolint:staticcheck // on purpose
+	for _, err := range append(uses(m, nil, "k"), all(m, nil)) {
 		require.ErrorContains(t, err, "nil context: pass context.Background() or the request's")
 	}
 	none := NewMap[string, string](nil, "m", MapConfig{})

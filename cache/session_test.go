@@ -365,7 +365,7 @@ func TestASessionStoreRefusesWhatMakesNoSense(t *testing.T) {
 		_, all := s.AllCtx(ctx)
 		return []error{find, all, s.CommitCtx(ctx, "t", nil, expiry), s.DeleteCtx(ctx, "t")}
 	}
-	for _, err := range uses(s, nil) { //nolint:staticcheck // on purpose
+	for _, err := range uses(s, nil) {
 		require.ErrorContains(t, err, "nil context: pass context.Background() or the request's")
 	}
 	for _, err := range uses(NewSessionStore(c, "we b"), t.Context()) {
