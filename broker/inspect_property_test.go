@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -32,10 +34,16 @@ type nightShift struct {
 // while there is such a task and no longer.
 func TestTasksAreConservedWhateverIsDoneByHand(t *testing.T) {
 	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
-		slow, checks := strings.HasSuffix(t.Name(), "/miniredis"), 0
+		checks, most := 0, 40
+		switch {
+		case os.Getenv("REDISHA_TEST_SOAK") == "1":
+			most = math.MaxInt
+		case strings.HasSuffix(t.Name(), "/miniredis"): // which is slow
+			most = 10
+		}
 		rapid.Check(t, func(t *rapid.T) {
-			if checks++; slow && checks > 15 {
-				return // a real server does 100 in a few seconds
+			if checks++; checks > most {
+				return
 			}
 			ctx := context.Background()
 			require.NoError(t, rdb.FlushAll(ctx).Err())

@@ -403,6 +403,7 @@ func TestWhatAnEndpointBecomesIsFoundWhileItIsUsed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			redistest.Require(t)
+			t.Parallel() // each has servers of its own, and waits for looks and leases
 			for _, kind := range []string{"foreign", "own"} {
 				t.Run(kind, func(t *testing.T) {
 					srv := redistest.New(t, redistest.Config{})

@@ -287,7 +287,7 @@ func TestCancelledWaitersLeaveNothing(t *testing.T) {
 	seed := rand.Uint64()
 	t.Log("seed", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	for range 30 {
+	for range 15 {
 		synctest.Test(t, func(t *testing.T) {
 			srv := testserver.New(t)
 			srv.SetLatency(time.Duration(random.IntN(3)) * time.Millisecond)

@@ -27,7 +27,7 @@ import (
 // tokens grow, and nothing is left.
 func TestNoTwoHoldAQuorumsLockWhateverFails(t *testing.T) {
 	seed := seedOf(t)
-	rounds := 6
+	rounds := 3
 	switch {
 	case testing.Short():
 		rounds = 2

@@ -679,7 +679,7 @@ func TestCallsDoNotPileUpBeforeAHungNode(t *testing.T) {
 		synctest.Wait()
 		before, conns := runtime.NumGoroutine(), p.servers[2].TotalConnectionCount()
 		p.servers[2].Hang(true)
-		most, calls := 0, 3000
+		most, calls := 0, 1500
 		if testing.Short() {
 			calls = 600
 		}
@@ -788,7 +788,7 @@ func TestOfSeveralWhoAskAtOnceOneGetsTheLease(t *testing.T) {
 					for i := range p.servers {
 						p.servers[i].SetLatency(time.Duration(i+1) * 50 * time.Microsecond)
 					}
-					rounds, nobody := 30, 0
+					rounds, nobody := 15, 0
 					for range rounds {
 						got := make(chan *Lease, n)
 						var wg sync.WaitGroup

@@ -67,7 +67,7 @@ func TestAStoppedServerIsNoticed(t *testing.T) {
 	eachClient(t, srv, func(t *testing.T, o *owner) {
 		o.Add("a")
 		o.awaitLive(t, 1)
-		time.Sleep(1500 * time.Millisecond)
+		time.Sleep(1100 * time.Millisecond) // a PING goes and is answered
 		require.Zero(t, o.gapCount())
 		require.NoError(t, srv.Pause())
 		defer func() { _ = srv.Continue() }()
@@ -76,9 +76,9 @@ func TestAStoppedServerIsNoticed(t *testing.T) {
 		at, err := o.lastGap()
 		require.ErrorContains(t, err, "no answer to PING")
 		t.Logf("noticed after %s", at.Sub(stopped).Round(time.Millisecond))
-		require.Less(t, at.Sub(stopped), 3*time.Second, "2 s, and one for a busy machine")
+		require.Less(t, at.Sub(stopped), 20*time.Second, "2 s, and the rest for a busy machine")
 
-		time.Sleep(1500 * time.Millisecond)
+		time.Sleep(500 * time.Millisecond) // it dials in vain
 		require.NoError(t, srv.Continue())
 		continued := time.Now()
 		o.awaitLive(t, 1)

@@ -22,7 +22,11 @@ func TestHistoriesOfAClustersFaults(t *testing.T) {
 	if s, err := strconv.ParseUint(os.Getenv("PUBSUB_SEED"), 10, 64); err == nil {
 		seed = s
 	}
-	for i := range uint64(20) {
+	histories := uint64(8)
+	if os.Getenv("REDISHA_TEST_SOAK") == "1" {
+		histories = 500
+	}
+	for i := range histories {
 		seed := seed + i
 		inCluster(t, func(t *testing.T, c *cluster) {
 			defer func() {

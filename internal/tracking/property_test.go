@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -46,7 +47,7 @@ func TestNothingStaleIsKept(t *testing.T) {
 		},
 	}
 	heal := func() { proxy.CutReplies(0); proxy.Delay(0) }
-	property(t, own(t, "redis://"+proxy.Addr()), srv.Client(t), faults, heal, 8*time.Second)
+	property(t, own(t, "redis://"+proxy.Addr()), srv.Client(t), faults, heal, propertyTime())
 }
 
 // The same while slots move and primaries change.
@@ -71,7 +72,7 @@ func TestNothingStaleIsKeptOnACluster(t *testing.T) {
 		},
 		func(t *testing.T, r *rand.Rand) { _ = primaries[r.IntN(3)].Client(t).FlushAll(t.Context()).Err() },
 	}
-	property(t, own(t, cluster.URL()), cluster.Client(t), faults, func() {}, 8*time.Second)
+	property(t, own(t, cluster.URL()), cluster.Client(t), faults, func() {}, propertyTime())
 }
 
 // The same over a failover, which loses writes.
@@ -91,6 +92,14 @@ func TestNothingStaleIsKeptOverAFailover(t *testing.T) {
 }
 
 const propertyKeys = 20
+
+// propertyTime is how long a property test goes on.
+func propertyTime() time.Duration {
+	if os.Getenv("REDISHA_TEST_SOAK") == "1" {
+		return 5 * time.Minute
+	}
+	return 4 * time.Second
+}
 
 // property lets readers fill a cache by cn, writers write by rdb, and faults come,
 // in rounds, at whose ends what is kept is compared with what there is.
