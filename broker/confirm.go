@@ -119,17 +119,17 @@ type defaultConfirm struct {
 }
 
 // knownConfirm returns what a publish waits for, unless that has to be asked.
-func (c *Client) knownConfirm(want Confirm) (Confirm, bool) {
+func (c *Client) knownConfirm(want Confirm, now time.Time) (Confirm, bool) {
 	if want != ConfirmDefault {
 		return want, true
 	}
 	level := Confirm(c.defaults.level.Load())
-	return level, level > 0 || level != 0 && time.Now().UnixNano()-c.defaults.asked.Load() < int64(lookAgain)
+	return level, level > 0 || level != 0 && now.UnixNano()-c.defaults.asked.Load() < int64(lookAgain)
 }
 
 // confirm returns what a publish waits for.
 func (c *Client) confirm(ctx context.Context, want Confirm) (Confirm, error) {
-	level, ok := c.knownConfirm(want)
+	level, ok := c.knownConfirm(want, time.Now())
 	if ok {
 		return level, nil
 	}

@@ -37,6 +37,9 @@ func (t *Task[A]) PublishMany(ctx context.Context, c *Client, args []A, opts ...
 // maxParcels bounds what one PublishMany has under way.
 const maxParcels = 4
 
+// parcelBytes is what is worth a journey: what comes behind it is encoded meanwhile.
+const parcelBytes = 48 << 10
+
 // A parcel is a part of a PublishMany that travels through one lane.
 type parcel struct {
 	call  *call // its waiter and timer
@@ -74,7 +77,7 @@ func (c *Client) publishMany(ctx context.Context, d *definition, wantResult bool
 	}
 	start := time.Now()
 	s := &shipment{c: c, ctx: ctx, d: d, o: o, result: make([]Published, n), open: make(map[*lane]*parcel)}
-	if s.queue, s.level, err = c.target(ctx, d, c.limit(ctx, start)); err != nil {
+	if s.queue, s.level, err = c.target(ctx, d, start, c.limit(ctx, start)); err != nil {
 		return nil, err
 	}
 	s.lanes = c.lanesOf(s.queue, s.level)
@@ -110,7 +113,7 @@ func (s *shipment) add(i int, plain []byte, wantResult bool) {
 		l = s.queue.pick(s.lanes, t.placed)
 	}
 	g := s.open[l]
-	if g != nil && (len(g.tasks) == maxBatch || g.bytes+len(t.envelope) > maxBatchBytes) {
+	if g != nil && (len(g.tasks) == maxBatch || g.bytes >= parcelBytes) {
 		s.leave(l, false)
 		g = nil
 	}

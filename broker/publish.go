@@ -53,7 +53,7 @@ func (c *Client) publish(ctx context.Context, d *definition, wantResult bool, ar
 		return "", err
 	}
 	limit := c.limit(ctx, start)
-	q, level, err := c.target(ctx, d, limit)
+	q, level, err := c.target(ctx, d, start, limit)
 	if err != nil {
 		return "", err
 	}
@@ -119,7 +119,7 @@ func (o *publishOptions) withHeaders(more map[string]string) (*publishOptions, e
 }
 
 // target finds out where a task goes, and how it is confirmed there.
-func (c *Client) target(ctx context.Context, d *definition, limit time.Time) (*queue, Confirm, error) {
+func (c *Client) target(ctx context.Context, d *definition, now, limit time.Time) (*queue, Confirm, error) {
 	if err := c.conn.Err(); err != nil {
 		return nil, 0, err
 	}
@@ -131,7 +131,7 @@ func (c *Client) target(ctx context.Context, d *definition, limit time.Time) (*q
 		want = c.cfg.Confirm
 	}
 	if q, ok := c.queues.Load(d.cfg.Queue); ok {
-		if level, ok := c.knownConfirm(want); ok {
+		if level, ok := c.knownConfirm(want, now); ok {
 			return q.(*queue), level, nil
 		}
 	}
@@ -228,7 +228,7 @@ func (c *Client) build(t *publishing, d *definition, o *publishOptions, plain []
 		t.placed = o.id
 	}
 	t.conditions = conditions(d, o, partitions)
-	t.envelope = c.compress.AppendEncode(appendEnvelope(t.envelope[:0], &e), plain)
+	t.envelope = c.compress.AppendTried(d.trial, appendEnvelope(t.envelope[:0], &e), plain)
 }
 
 // conditions are those of the task as publish.lua takes them; nil without.

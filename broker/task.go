@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/redisha/redisha/broker/result"
+	"github.com/redisha/redisha/compress"
 )
 
 // A Codec turns arguments into bytes and back. It must be safe for concurrent
@@ -99,6 +100,8 @@ type definition struct {
 	name string
 	cfg  TaskConfig
 	err  error // what is wrong with it, which every use reports
+
+	trial *compress.Trial // whether its arguments shrink
 }
 
 func define(name string, cfg TaskConfig) definition {
@@ -110,7 +113,7 @@ func define(name string, cfg TaskConfig) definition {
 	if cfg.Backoff == nil {
 		cfg.Backoff = Backoff
 	}
-	return definition{name: name, cfg: cfg, err: validateTask(name, cfg)}
+	return definition{name: name, cfg: cfg, err: validateTask(name, cfg), trial: new(compress.Trial)}
 }
 
 func validateTask(name string, cfg TaskConfig) error {

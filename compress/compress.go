@@ -92,11 +92,21 @@ func New(cfg Config) (*Codec, error) {
 // compare the lengths. The spare capacity of dst must not overlap plain.
 func (c *Codec) AppendEncode(dst, plain []byte) []byte {
 	dst = slices.Grow(dst, headerSize+len(plain))
-	if c.cfg.MinSize >= 0 && len(plain) >= c.cfg.MinSize && len(plain) <= c.cfg.MaxSize {
+	if c.compresses(plain) {
 		if framed, ok := appendDeflated(dst, plain); ok {
 			return framed
 		}
 	}
+	return appendPlain(dst, plain)
+}
+
+// compresses reports whether plain has a length to be compressed.
+func (c *Codec) compresses(plain []byte) bool {
+	return c.cfg.MinSize >= 0 && len(plain) >= c.cfg.MinSize && len(plain) <= c.cfg.MaxSize
+}
+
+func appendPlain(dst, plain []byte) []byte {
+	dst = slices.Grow(dst, headerSize+len(plain))
 	if len(plain) > 0 && plain[0] == mark {
 		dst = appendHeader(dst, stored, len(plain))
 	}

@@ -3,6 +3,7 @@ package result
 import (
 	"encoding/json"
 	"fmt"
+	"sync"
 )
 
 // A Codec turns typed values into bytes and back. It must be safe for
@@ -25,12 +26,34 @@ var (
 
 type jsonCodec struct{}
 
+// A jsonEncoder encodes into dst, without the copy that json.Marshal makes.
+type jsonEncoder struct {
+	*json.Encoder
+	dst []byte
+}
+
+var jsonEncoders = sync.Pool{New: func() any {
+	e := new(jsonEncoder)
+	e.Encoder = json.NewEncoder(e)
+	return e
+}}
+
+func (e *jsonEncoder) Write(p []byte) (int, error) {
+	e.dst = append(e.dst, p...)
+	return len(p), nil
+}
+
 func (jsonCodec) Append(dst []byte, v any) ([]byte, error) {
-	b, err := json.Marshal(v)
+	e := jsonEncoders.Get().(*jsonEncoder)
+	e.dst = dst
+	err := e.Encode(v)
+	b := e.dst
+	e.dst = nil
+	jsonEncoders.Put(e)
 	if err != nil {
 		return dst, err
 	}
-	return append(dst, b...), nil
+	return b[:len(b)-1], nil // without the newline
 }
 
 func (jsonCodec) Decode(data []byte, v any) error { return json.Unmarshal(data, v) }
