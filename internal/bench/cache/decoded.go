@@ -47,7 +47,7 @@ func (b *bench) decoded(ctx context.Context) error {
 		return err
 	}
 	typed := harness.Comparison{
-		Work: typedWork, Quantity: harness.OpsPerSecond, Baseline: redisCache, Rounds: 9, Slice: b.slice(400 * time.Millisecond),
+		Work: typedWork, Quantity: harness.OpsPerSecond, Baseline: redisCache, Rounds: 9, Slice: b.Slice(400 * time.Millisecond),
 		Targets: []harness.Target{{Contender: ours, Limit: harness.AtLeast(3, harness.Ratio)}},
 		Contenders: []harness.Contender{
 			b.profiles(redisCache, 128, keyCount, b.openRedisCache),
@@ -55,7 +55,7 @@ func (b *bench) decoded(ctx context.Context) error {
 		},
 	}
 	local := harness.Comparison{
-		Work: localWork, Rounds: 15, Slice: b.slice(200 * time.Millisecond), Baseline: clientSide,
+		Work: localWork, Rounds: 15, Slice: b.Slice(200 * time.Millisecond), Baseline: clientSide,
 		Targets: []harness.Target{
 			{Contender: ours, Limit: harness.AtMost(1, harness.Ratio)},
 			{Contender: ours, Limit: harness.AtMost(100, harness.Median)},
@@ -67,7 +67,7 @@ func (b *bench) decoded(ctx context.Context) error {
 		},
 	}
 	scope := harness.Comparison{
-		Work: scopeWork, Rounds: 15, Slice: b.slice(200 * time.Millisecond),
+		Work: scopeWork, Rounds: 15, Slice: b.Slice(200 * time.Millisecond),
 		Targets: []harness.Target{
 			{Contender: ours, Limit: harness.AtMost(30, harness.Median)},
 			{Contender: ours, Quantity: harness.Allocs, Limit: harness.AtMost(0.01, harness.Median)},

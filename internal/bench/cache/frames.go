@@ -59,7 +59,7 @@ func (b *bench) frames(ctx context.Context) error {
 		}}
 	}
 	return b.Compare(ctx, harness.Comparison{
-		Work: framesWork, Rounds: 15, Slice: b.slice(100 * time.Millisecond), Baseline: stdlib,
+		Work: framesWork, Rounds: 15, Slice: b.Slice(100 * time.Millisecond), Baseline: stdlib,
 		Targets: []harness.Target{
 			{Contender: ours, Limit: harness.AtMost(10_000, harness.Median)},
 			{Contender: ours, Quantity: harness.Allocs, Limit: harness.AtMost(2, harness.Median)},

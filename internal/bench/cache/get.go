@@ -121,10 +121,10 @@ func (b *bench) gets(ctx context.Context, over, addr string, sides []side, targe
 		for _, n := range callers {
 			c := harness.Comparison{
 				Work: work(size, n, over), Quantity: harness.OpsPerSecond, Baseline: plain,
-				Targets: targets(n), Rounds: 9, Slice: b.slice(250 * time.Millisecond),
+				Targets: targets(n), Rounds: 9, Slice: b.Slice(250 * time.Millisecond),
 			}
 			if n == 1 && over == "" { // a ratio close to 1 wants more rounds
-				c.Rounds, c.Slice = 41, b.slice(100*time.Millisecond)
+				c.Rounds, c.Slice = 41, b.Slice(100*time.Millisecond)
 			}
 			for _, s := range sides {
 				c.Contenders = append(c.Contenders, b.getter(s, addr, set, n))

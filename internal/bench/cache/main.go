@@ -11,7 +11,6 @@ package main
 
 import (
 	"context"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -55,8 +54,6 @@ type bench struct {
 	server  *redistest.Server
 	monitor *redis.Client // of the server, which no contender uses
 }
-
-func (b *bench) slice(full time.Duration) time.Duration { return b.Slice(full) }
 
 func (b *bench) startServer(ctx context.Context) (err error) {
 	if b.server, b.monitor, err = b.Monitored(ctx, redistest.Config{}); err != nil {

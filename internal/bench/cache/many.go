@@ -43,7 +43,7 @@ func (b *bench) many(ctx context.Context) error {
 	}
 	one := []*redis.Client{b.monitor}
 	return b.Compare(ctx, harness.Comparison{
-		Work: manyWork, Baseline: onePipe, Rounds: 15, Slice: b.slice(200 * time.Millisecond),
+		Work: manyWork, Baseline: onePipe, Rounds: 15, Slice: b.Slice(200 * time.Millisecond),
 		Targets: []harness.Target{{Contender: oursNodes, Limit: harness.AtMost(3, harness.Ratio)}},
 		Contenders: []harness.Contender{
 			b.reader(onePipe, one, b.openPipe),
