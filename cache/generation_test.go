@@ -382,6 +382,39 @@ func TestWhoComesAfterAnInvalidationDoesNotGetWhatCouldNotBeStamped(t *testing.T
 	})
 }
 
+// The same where the second load cannot be begun, though the lease is still held.
+func TestWhoComesAfterAnInvalidationDoesNotGetWhatCouldNotBeLoadedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, rdb := newServer(t)
+		v := NewView[string, int64](newClient(t, rdb, Config{}), "v", tagged)
+		there := NewView[string, int64](newClient(t, s.Client(t), Config{}), "v", tagged)
+		for _, script := range []*script{acquireScript, generationScript, releaseScript, raiseScript} {
+			require.NoError(t, script.Load(t.Context(), rdb).Err())
+		}
+		var rows, acquires atomic.Int64
+		load := func(context.Context, string) (int64, error) {
+			row := rows.Load()
+			time.Sleep(time.Second)
+			return row, nil
+		}
+		s.SetPreHook(func(p *server.Peer, cmd string, args ...string) bool {
+			if strings.EqualFold(cmd, "evalsha") && args[0] == acquireScript.Hash() && acquires.Add(1) == 2 {
+				p.WriteError("ERR not now")
+				return true
+			}
+			return false
+		})
+		first := goFetch(t.Context(), v, "k", load)
+		time.Sleep(100 * time.Millisecond)
+		rows.Add(1)
+		require.NoError(t, there.Clear(t.Context()))
+		later := goFetch(t.Context(), v, "k", load)
+		require.Equal(t, fetched[int64]{0, nil}, <-first, "it came before")
+		require.Equal(t, fetched[int64]{1, nil}, <-later)
+		require.EqualValues(t, 3, acquires.Load())
+	})
+}
+
 // A server that hangs after the load costs one step of the lease, not go-redis' own
 // timeouts.
 func TestAnOutageAfterALoadIsWaitedForOnce(t *testing.T) {

@@ -65,6 +65,40 @@ func TestAFailedDeleteIsRepeatedAndNothingOldReturnedBefore(t *testing.T) {
 	}
 }
 
+// A flight that is under way when a Delete is owed, before it takes its lease or while
+// it waits for another's, does not believe Redis either.
+func TestAFlightHeedsWhatIsOwedMeanwhile(t *testing.T) {
+	for name, start := range map[string]func(t *testing.T, s *testserver.Server, v *View[string, string]){
+		"after its read": func(_ *testing.T, s *testserver.Server, _ *View[string, string]) { s.SetLatency(time.Second) },
+		"while it waits": func(t *testing.T, _ *testserver.Server, v *View[string, string]) {
+			_, began, err := v.c.acquire(t.Context(), v.prefix+"k", newLease(), time.Minute, "")
+			require.NoError(t, err)
+			require.Positive(t, began)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, rdb := newServer(t)
+				v := NewView[string, string](newClient(t, rdb, Config{}), "v", ViewConfig{})
+				old := NewView[string, string](newClient(t, s.Client(t), Config{}), "v", ViewConfig{})
+				_, err := v.Get(t.Context(), "a connection")
+				require.Equal(t, ErrMiss, err)
+				start(t, s, v)
+				call := goFetch(t.Context(), v, "k", func(context.Context, string) (string, error) { return "new", nil })
+				time.Sleep(10 * time.Millisecond)
+				s.SetLatency(0)
+				require.NoError(t, old.Set(t.Context(), "k", "old"))
+				s.SetError("ERR not now", "evalsha", "eval")
+				v.c.owed.add(v.prefix+"k", 0, v.prefix, v.Clear)
+				require.Equal(t, fetched[string]{"new", nil}, <-call)
+				s.SetError("", "evalsha", "eval")
+				time.Sleep(time.Minute)
+				require.Zero(t, v.c.Stats().DeletesOwed)
+			})
+		})
+	}
+}
+
 func TestASetSettlesWhatWasOwedBeforeItAndNothingElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, rdb := newServer(t)

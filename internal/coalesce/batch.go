@@ -166,7 +166,11 @@ func (s seat) wait(ctx context.Context) (granted ticket, err error) {
 		select {
 		case <-end.done:
 		case <-left:
-			err = context.Cause(ctx)
+			// Of several reads another one may have taken all the time: what has been
+			// answered meanwhile is taken.
+			if end.how.Load() != answered || b.granted.admitted {
+				err = context.Cause(ctx)
+			}
 		}
 	}
 	if err == nil && end.how.Load() == expired {

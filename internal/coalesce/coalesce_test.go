@@ -836,3 +836,29 @@ func TestReadsOfAForeignClusterClientTravelAlone(t *testing.T) {
 	}
 	require.Len(t, rec.shipments(), 21)
 }
+
+// Of several reads one may take all the time: the others have their answers all the
+// same.
+func TestAnAnswerThatIsThereIsTakenWhenTheTimeIsOver(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	over := &slot{done: make(chan struct{})}
+	r := &Reader{}
+	for range 100 { // select takes any of its cases
+		b := r.newBatch(over)
+		b.departed, b.readers = true, 1
+		b.reply.answers = append(b.reply.answers, answer{state: present, value: []byte("x")})
+		b.holders.Store(2)
+		require.True(t, b.end.come(answered))
+		over.expire()
+		over = &slot{done: make(chan struct{})}
+		s := seat{queue: newQueue(r, ""), batch: b}
+		granted, err := s.wait(ctx)
+		require.NoError(t, err)
+		require.False(t, granted.admitted)
+		v, again, err := s.take()
+		require.NoError(t, err)
+		require.False(t, again)
+		require.Equal(t, "x", string(v.Bytes()))
+	}
+}
