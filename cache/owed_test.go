@@ -425,3 +425,29 @@ func TestAfterFailedDeletesNothingStaysStale(t *testing.T) {
 		})
 	}
 }
+
+// A view is not read before the last of its generations has been raised again.
+func TestAViewWaitsForAllOfItsGenerations(t *testing.T) {
+	_, rdb := newServer(t)
+	c := newClient(t, rdb, Config{})
+	v, other := NewView[string, string](c, "v", tagged), NewView[string, string](c, "other", tagged)
+	o := c.owed
+	change := func(f func()) {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		f()
+	}
+	change(func() {
+		o.put(v.generationKey, ending{view: v.end})
+		o.put(v.tagKey(1), ending{view: v.end})
+		o.put(v.tagKey(1), ending{view: v.end}) // once more
+	})
+	require.ErrorIs(t, o.check(v.prefix, "k"), errTagsOwed)
+	require.NoError(t, o.check(other.prefix, "k"))
+	change(func() { o.paid(v.tagKey(1)) })
+	require.ErrorIs(t, o.check(v.prefix, "k"), errTagsOwed)
+	change(func() { o.paid(v.generationKey) })
+	require.NoError(t, o.check(v.prefix, "k"))
+	require.Empty(t, o.raises)
+	require.Zero(t, o.n.Load())
+}

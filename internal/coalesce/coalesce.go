@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -269,13 +270,41 @@ func (r *Reader) Node(ctx context.Context, key string) string {
 	return node.Options().Addr
 }
 
-// pipelined reads some of the keys in a pipeline of their own, on the caller's
-// goroutine.
+// pipelined reads some of the keys in a pipeline of their own, on Cluster in one for
+// each node: the reads of a pipeline of which a command is repeated are repeated too,
+// and so those of other nodes would have no more time than one that hangs.
 func (r *Reader) pipelined(ctx context.Context, t *term, keys []string, indexes []int, results []Result) {
 	if len(indexes) == 0 {
 		return
 	}
 	ctx, _ = t.context(ctx, "")
+	if r.cluster == nil || r.alone {
+		r.pipeline(ctx, keys, indexes, results)
+		return
+	}
+	nodes := make(map[string][]int)
+	for _, index := range indexes {
+		node := r.Node(ctx, keys[index])
+		nodes[node] = append(nodes[node], index)
+	}
+	var all sync.WaitGroup
+	for _, indexes := range nodes {
+		all.Go(func() {
+			defer func() {
+				if cause := recover(); cause != nil {
+					r.cn.Logger().Error("panic in a hook of the client", "panic", cause, "stack", string(debug.Stack()))
+					for _, index := range indexes {
+						results[index] = Result{Err: fmt.Errorf("panic in a hook of the client: %v", cause)}
+					}
+				}
+			}()
+			r.pipeline(ctx, keys, indexes, results)
+		})
+	}
+	all.Wait()
+}
+
+func (r *Reader) pipeline(ctx context.Context, keys []string, indexes []int, results []Result) {
 	pipe := r.rdb.Pipeline()
 	cmds := make([]*redis.StringCmd, len(indexes))
 	for i, index := range indexes {
