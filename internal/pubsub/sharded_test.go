@@ -228,7 +228,9 @@ func TestANodeThatIsCutOffFromItsClusterIsLeft(t *testing.T) {
 		time.Sleep(15 * time.Second)
 		require.Len(t, c.liveChannels(), 30)
 		require.Empty(t, c.on(1))
-		require.ElementsMatch(t, own, c.lostChannels())
+		lost := c.lostChannels()
+		slices.Sort(lost) // twice, if the client comes back to it before it knows better
+		require.ElementsMatch(t, own, slices.Compact(lost))
 		if !c.cn.Own() { // else its connections are closed
 			require.EqualError(t, c.reasons()[0], "another node of the Cluster serves the channel now")
 		}
