@@ -129,6 +129,24 @@ func TestALimitIsNeverExceededOnARealServer(t *testing.T) {
 	require.Positive(t, refused.Load())
 }
 
+// Microseconds are rounded so that the rate is never above the one that was asked for,
+// and below it by a hundredth at most.
+func TestARateIsRoundedDown(t *testing.T) {
+	seed := newSeed(t)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	for range 1000 {
+		cfg := LimiterConfig{Rate: 1 + rnd.IntN(10_000), Per: time.Duration(1+rnd.Int64N(1e5))*time.Second + time.Duration(rnd.Int64N(1e9))}
+		interval, _, err := cfg.plan()
+		if err != nil {
+			require.ErrorContains(t, err, "Burst is ")
+			continue
+		}
+		took := time.Duration(interval*int64(cfg.Rate)) * time.Microsecond
+		require.GreaterOrEqual(t, took, cfg.Per, "%+v", cfg)
+		require.LessOrEqual(t, took, cfg.Per+cfg.Per/100+time.Duration(cfg.Rate), "%+v", cfg)
+	}
+}
+
 // What a result says is so, to the microsecond.
 func TestAResultSaysWhatComes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -381,6 +399,10 @@ func TestALimiterRefusesWhatMakesNoSense(t *testing.T) {
 	res, err := NewLimiter[int](newClient(t, unset, Config{}), "l", LimiterConfig{Rate: 1}).Allow(t.Context(), 1)
 	require.Error(t, err)
 	require.False(t, res.Allowed)
+	require.NoError(t, c.scripts.Close(t.Context())) // as when it is closed in the middle of a call
+	res, err = l.Allow(t.Context(), "k")
+	require.ErrorIs(t, err, ErrClosed)
+	require.Zero(t, res)
 	require.NoError(t, c.Close())
 	res, err = l.Allow(t.Context(), "k")
 	require.ErrorIs(t, err, ErrClosed)
