@@ -649,6 +649,7 @@ func TestNothingFromBeforeAnInvalidationIsReturned(t *testing.T) {
 						for range reads {
 							key := dice.roll(keys)
 							floor := floors[key].Load()
+							kept := c.Stats().OutageHits
 							var got int64
 							var err error
 							switch dice.roll(5) {
@@ -666,6 +667,7 @@ func TestNothingFromBeforeAnInvalidationIsReturned(t *testing.T) {
 								}
 							}
 							switch {
+							case n == 0 && c.Stats().OutageHits > kept: // it may be two seconds old, where reads fail
 							case err == nil && got < floor:
 								t.Errorf("round %d: key %d: got version %d after version %d was announced", round, key, got, floor)
 							case err != nil && err != ErrMiss && !errors.Is(err, errInjected) && !errors.Is(err, ErrLoadFailed):
