@@ -458,9 +458,13 @@ func TestWhateverIsPlayedTogetherNothingStaleIsReadAndNothingStays(t *testing.T)
 					require.Zero(t, st.DeletesOwed)
 				}
 				require.Zero(t, st.FallbacksRunning)
+				p.v.flights.mu.Lock()
 				require.Empty(t, p.v.flights.open)
 				require.Empty(t, p.v.flights.past)
+				p.v.flights.mu.Unlock()
+				p.v.outage.mu.Lock()
 				require.Empty(t, p.v.outage.loads)
+				p.v.outage.mu.Unlock()
 				total.Hits, total.LocalHits, total.ScopeHits, total.OutageHits = total.Hits+st.Hits, total.LocalHits+st.LocalHits, total.ScopeHits+st.ScopeHits, total.OutageHits+st.OutageHits
 				total.FillsRefused, total.Refreshes, total.LoadsOutdated = total.FillsRefused+st.FillsRefused, total.Refreshes+st.Refreshes, total.LoadsOutdated+st.LoadsOutdated
 				total.Joined, total.LeaseWaits, total.DeletesRepeated = total.Joined+st.Joined, total.LeaseWaits+st.LeaseWaits, total.DeletesRepeated+st.DeletesRepeated
