@@ -112,3 +112,24 @@ func TestOnlyAnEnvelopeWithoutATimeGetsThatOfItsEntry(t *testing.T) {
 		require.Equal(t, unchanged.raw, timed(append([]byte(nil), unchanged.raw...), unchanged.id))
 	}
 }
+
+func TestABatchIsPlainOnlyIfNoTaskNeedsMore(t *testing.T) {
+	task := func(priority byte) *publishing {
+		return &publishing{envelope: appendEnvelope(nil, &envelope{priority: priority, attempt: 1, maxAttempts: 1, id: "a", task: "t"})}
+	}
+	timed, conditional := task(1), task(1)
+	timed.timed, conditional.conditions = true, "1"
+	for name, c := range map[string]struct {
+		tasks []*publishing
+		plain bool
+	}{
+		"one":                         {[]*publishing{task(2)}, true},
+		"of one priority":             {[]*publishing{task(0), task(0)}, true},
+		"of two":                      {[]*publishing{task(0), task(1)}, false},
+		"one that expires":            {[]*publishing{task(1), timed}, false},
+		"one that is unique, or late": {[]*publishing{task(1), conditional}, false},
+	} {
+		b := batch{tasks: c.tasks}
+		require.Equal(t, c.plain, b.plain(), name)
+	}
+}
