@@ -138,7 +138,7 @@ func (s *source) note(t *task, r *result.Record) bool {
 // fetch before they come here.
 func (s *source) settle() {
 	var failed []*verdict
-	again := time.NewTimer(0)
+	again := time.NewTimer(settleAgain)
 	defer again.Stop()
 	defer s.inbox.stop()
 	rec := newRecorder(s)
