@@ -226,14 +226,15 @@ func TestAClusterNodeThatHangsEndsTheEpoch(t *testing.T) {
 	c := open(t, own(t, cluster.URL()), tracking.Config{})
 	p := c.add(t, "a:")
 	const key = "a:1"
-	epoch := stands(t, p, key)
+	for _, key := range spread(100) {
+		stands(t, p, key) // on all nodes, since the connection to the last one would end the epoch too
+	}
+	epoch := c.Epoch()
 	old, err := cluster.PrimaryOf(t.Context(), key)
 	require.NoError(t, err)
 	require.NoError(t, old.Pause())
 	start := time.Now()
-	c.ends(t, epoch)
-	_, state := p.Everywhere()
-	require.Equal(t, tracking.Down, state)
+	c.ends(t, epoch) // the state is not looked at: a busy machine may look when the replica is primary
 	t.Logf("noticed after %s", time.Since(start).Round(time.Millisecond))
 	primary, err := cluster.AwaitPrimary(t.Context(), key, old.Addr())
 	require.NoError(t, err)
