@@ -122,9 +122,9 @@ func (b *Batcher) do(ctx context.Context, k kind, key string, words [][]any) []*
 		return cmds
 	}
 	t := q.enter()
-	if !t.admitted {
+	if !t.Admitted {
 		r := newRequest(ctx, k, cmds, bytes)
-		if t = q.wait(ctx, r); !t.admitted {
+		if t = q.wait(ctx, r); !t.Admitted {
 			return r.results(cmds)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/lanes"
 	"github.com/redisha/redisha/internal/redistest"
 )
 
@@ -32,9 +33,9 @@ func TestLanesOnClusterAreThoseOfANode(t *testing.T) {
 	t.Run("a pipeline is one round trip", func(t *testing.T) {
 		q := b.queue(t.Context(), byNode[other][0])
 		q.mu.Lock()
-		var taken []ticket
-		for q.free() {
-			taken = append(taken, q.board())
+		var taken []lanes.Ticket
+		for q.lanes.Free() {
+			taken = append(taken, q.lanes.Board(time.Now()))
 		}
 		q.mu.Unlock()
 		var callers sync.WaitGroup
@@ -50,7 +51,10 @@ func TestLanesOnClusterAreThoseOfANode(t *testing.T) {
 			if q.waiting[plain].n < len(byNode[other]) {
 				return false
 			}
-			q.young, q.old, q.overdue, q.ticks = len(taken), 0, 0, taken[0].ticks // however long it took
+			for i, ticket := range taken { // however long it took
+				q.lanes.Leave(ticket)
+				taken[i] = q.lanes.Board(time.Now())
+			}
 			return true
 		}, time.Minute, time.Millisecond)
 		before := cluster.Proxy(other).Stats()

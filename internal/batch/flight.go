@@ -10,13 +10,14 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/lanes"
 )
 
 // A flight is one pipeline of several requests, sent by a goroutine of its own:
 // it must not end with one of its callers.
 type flight struct {
 	q       *queue
-	ticket  ticket
+	ticket  lanes.Ticket
 	members []*request
 
 	ctx      flightContext
@@ -35,7 +36,7 @@ type flightContext struct {
 
 func (c *flightContext) Deadline() (time.Time, bool) { return c.deadline, !c.endless }
 
-func newFlight(q *queue, k kind, t ticket, n int) *flight {
+func newFlight(q *queue, k kind, t lanes.Ticket, n int) *flight {
 	f := &flight{q: q, ticket: t, members: make([]*request, 0, n)}
 	f.ctx.Context, f.ctx.cancel = context.WithCancel(q.b.life[k])
 	return f

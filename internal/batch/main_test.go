@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -14,6 +15,7 @@ import (
 	"github.com/redisha/redisha/breaker"
 	"github.com/redisha/redisha/internal/conn"
 	"github.com/redisha/redisha/internal/endpoint"
+	"github.com/redisha/redisha/internal/lanes"
 	"github.com/redisha/redisha/internal/redistest"
 	"github.com/redisha/redisha/internal/testserver"
 )
@@ -69,9 +71,9 @@ func occupy(b *Batcher) (free func()) {
 	q := b.single
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	var taken []ticket
-	for q.free() {
-		taken = append(taken, q.board())
+	var taken []lanes.Ticket
+	for q.lanes.Free() {
+		taken = append(taken, q.lanes.Board(time.Now()))
 	}
 	return func() {
 		for _, t := range taken {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/lanes"
 )
 
 // Bounds of a shared pipeline. A request above them travels alone.
@@ -15,17 +16,8 @@ const (
 	maxBytes    = 256 << 10
 )
 
-// Bounds of the number of lanes, and the time in which one of them should
-// become free, which gives the number.
-const (
-	minLanes = 2
-	maxLanes = 8
-	laneTime = 50 * time.Microsecond
-)
-
-// overdueAfter is about how long a pipeline counts for its lane. One that is
-// repeated, or whose connection is dead, must not hold up all others.
-const overdueAfter = 50 * time.Millisecond
+// maxLanes bounds the pipelines under way to one server.
+const maxLanes = 8
 
 // A queue has the requests for one server.
 type queue struct {
@@ -34,35 +26,15 @@ type queue struct {
 	mu      sync.Mutex
 	waiting [kinds]list // of each kind, which travel in pipelines of their own
 	arrived uint64      // requests that have had to wait
-	lanes   int
-	rtt     time.Duration // to the server, as measured; 0 before
+	lanes   lanes.Lanes
 	quiet   chan struct{} // made by close, closed when nothing is under way
-
-	// Pipelines under way: begun since the last tick, between the last two, before
-	// those. The last ones are overdue and count no more.
-	young, old, overdue int
-	ticks               uint64
-	ticker              *time.Timer // runs while requests wait
-	ticking             bool
 }
 
-func newQueue(b *Batcher) *queue { return &queue{b: b, lanes: minLanes} }
-
-// A ticket is the right to a lane.
-type ticket struct {
-	admitted bool
-	only     bool // nothing else was under way
-	ticks    uint64
-	start    time.Time
+func newQueue(b *Batcher) *queue {
+	q := &queue{b: b}
+	q.lanes = lanes.New(maxLanes, q.tick)
+	return q
 }
-
-// board takes a lane.
-func (q *queue) board() ticket {
-	q.young++
-	return ticket{admitted: true, only: q.young+q.old+q.overdue == 1, ticks: q.ticks, start: time.Now()}
-}
-
-func (q *queue) free() bool { return q.young+q.old < q.lanes }
 
 // first returns the request that has waited longest.
 func (q *queue) first() *request {
@@ -74,35 +46,35 @@ func (q *queue) first() *request {
 }
 
 // enter admits a request if a lane is free that nobody waits for.
-func (q *queue) enter() ticket {
+func (q *queue) enter() lanes.Ticket {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.free() && q.first() == nil && q.quiet == nil {
-		return q.board()
+	if q.lanes.Free() && q.first() == nil && q.quiet == nil {
+		return q.lanes.Board(time.Now())
 	}
-	return ticket{}
+	return lanes.Ticket{}
 }
 
 // wait returns when r is answered, refused, or admitted.
-func (q *queue) wait(ctx context.Context, r *request) ticket {
+func (q *queue) wait(ctx context.Context, r *request) lanes.Ticket {
 	if !q.join(r) {
-		return ticket{}
+		return lanes.Ticket{}
 	}
 	select {
 	case <-r.done:
 	case <-ctx.Done():
 		if q.leave(r, context.Cause(ctx)) {
-			return ticket{}
+			return lanes.Ticket{}
 		}
 		<-r.done
 	}
 	if r.state.Load() != granted {
-		return ticket{}
+		return lanes.Ticket{}
 	}
 	if ctx.Err() != nil {
 		r.err = notSent(context.Cause(ctx))
 		q.landed(r.ticket, false)
-		return ticket{}
+		return lanes.Ticket{}
 	}
 	return r.ticket
 }
@@ -118,13 +90,8 @@ func (q *queue) join(r *request) bool {
 	r.number = q.arrived
 	q.waiting[r.kind].add(r)
 	q.launch()
-	if q.first() != nil && !q.ticking {
-		q.ticking = true
-		if q.ticker == nil {
-			q.ticker = time.AfterFunc(overdueAfter, q.tick)
-		} else {
-			q.ticker.Reset(overdueAfter)
-		}
+	if q.first() != nil {
+		q.lanes.Watch()
 	}
 	return true
 }
@@ -151,8 +118,8 @@ func (q *queue) leave(r *request, cause error) bool {
 
 // launch gives a free lane to who waits.
 func (q *queue) launch() {
-	if q.free() && !q.grant() {
-		go q.run(q.board())
+	if q.lanes.Free() && !q.grant() {
+		go q.run(q.lanes.Board(time.Now()))
 	}
 }
 
@@ -169,26 +136,26 @@ func (q *queue) grant() bool {
 		return false
 	}
 	waiting.remove(r)
-	r.ticket = q.board()
+	r.ticket = q.lanes.Board(time.Now())
 	r.state.Store(granted)
 	r.done <- struct{}{}
 	return true
 }
 
 // landed gives a lane back, or on.
-func (q *queue) landed(t ticket, ok bool) {
-	took := time.Since(t.start)
+func (q *queue) landed(t lanes.Ticket, ok bool) {
+	took := time.Since(t.Start)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.disembark(t)
+	q.lanes.Leave(t)
 	if ok {
-		q.measure(t, took)
+		q.lanes.Took(t, took)
 	}
 	q.launch()
 }
 
 // run flies, on the lane of t, until nobody waits.
-func (q *queue) run(t ticket) {
+func (q *queue) run(t lanes.Ticket) {
 	over := false
 	defer func() {
 		if !over { // the goroutine ends by a hook's Goexit
@@ -204,16 +171,16 @@ func (q *queue) run(t ticket) {
 }
 
 // next gives a lane back and returns the flight that takes it, if there is one.
-func (q *queue) next(t ticket) *flight {
+func (q *queue) next(t lanes.Ticket) *flight {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.disembark(t)
-	if !q.free() || q.grant() {
+	q.lanes.Leave(t)
+	if !q.lanes.Free() || q.grant() {
 		return nil
 	}
 	r := q.first()
 	waiting := &q.waiting[r.kind]
-	f := newFlight(q, r.kind, q.board(), min(waiting.n, maxCommands))
+	f := newFlight(q, r.kind, q.lanes.Board(time.Now()), min(waiting.n, maxCommands))
 	commands, bytes := 0, 0
 	for ; r != nil; r = waiting.first {
 		commands += len(r.commands)
@@ -227,51 +194,25 @@ func (q *queue) next(t ticket) *flight {
 	return f
 }
 
-func (q *queue) disembark(t ticket) {
-	switch q.ticks - t.ticks {
-	case 0:
-		q.young--
-	case 1:
-		q.old--
-	default:
-		q.overdue--
-	}
-}
-
-// measure learns the round trip from requests that travelled alone: that is never
-// more than what one took, and tends to what those take that find nothing else
-// under way.
-func (q *queue) measure(t ticket, took time.Duration) {
-	if took < q.rtt {
-		q.rtt = took
-	} else if t.only {
-		q.rtt += (took - q.rtt) / 8
-	}
-	q.lanes = min(max(int(q.rtt/laneTime), minLanes), maxLanes)
-}
-
-// tick ages what is under way. Flights that have become overdue make room.
+// tick lets what is overdue make room.
 func (q *queue) tick() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.overdue, q.old, q.young = q.overdue+q.old, q.young, 0
-	q.ticks++
+	q.lanes.Age()
 	q.launch()
-	if q.ticking = q.first() != nil; q.ticking {
-		q.ticker.Reset(overdueAfter)
+	if q.first() != nil {
+		q.lanes.Watch()
 	}
 }
 
 // settle tells close when nothing is under way.
 func (q *queue) settle() {
-	if q.quiet != nil && q.first() == nil && q.young+q.old+q.overdue == 0 {
+	if q.quiet != nil && q.first() == nil && q.lanes.Empty() {
 		select {
 		case <-q.quiet:
 		default:
 			close(q.quiet)
-			if q.ticker != nil {
-				q.ticker.Stop()
-			}
+			q.lanes.Stop()
 		}
 	}
 }

@@ -9,15 +9,16 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/lanes"
 )
 
 // A request is what one caller waits for.
 type request struct {
 	kind       kind
-	number     uint64   // in the order of arrival
-	prev, next *request // in list, under queue.mu
-	ticket     ticket   // of a granted lane
-	flight     *flight  // set when it departs
+	number     uint64       // in the order of arrival
+	prev, next *request     // in list, under queue.mu
+	ticket     lanes.Ticket // of a granted lane
+	flight     *flight      // set when it departs
 
 	commands []command
 	bytes    int

@@ -16,6 +16,7 @@ import (
 
 	"github.com/redisha/redisha/breaker"
 	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/lanes"
 	"github.com/redisha/redisha/internal/testserver"
 )
 
@@ -277,7 +278,8 @@ func TestAPipelineEndsWhenAllItsCallersHaveLeft(t *testing.T) {
 func underway(b *Batcher) int {
 	b.single.mu.Lock()
 	defer b.single.mu.Unlock()
-	return b.single.young + b.single.old + b.single.overdue
+	n := b.single.lanes.UnderWay()
+	return n[0] + n[1] + n[2]
 }
 
 func TestAPipelineLastsAsLongAsOneCallerWaits(t *testing.T) {
@@ -346,7 +348,7 @@ func TestWhatIsSentAgainHoldsUpNobodyElse(t *testing.T) {
 		synctest.Wait()
 		start := time.Now()
 		require.Equal(t, "v", b.Do(t.Context(), "k", words("get", "k"))[0].Val())
-		require.LessOrEqual(t, time.Since(start), 2*overdueAfter)
+		require.LessOrEqual(t, time.Since(start), 2*lanes.OverdueAfter)
 		srv.SetError("", "HSET")
 		refused.Wait()
 	})
@@ -564,19 +566,19 @@ func TestLanesFollowTheRoundTrip(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := testserver.New(t)
 		b := open(t, srv)
-		lanes := func() int {
+		count := func() int {
 			for range 50 {
 				require.NoError(t, b.Do(t.Context(), "k", words("set", "k", "v"))[0].Err())
 			}
-			return b.single.lanes
+			return b.single.lanes.Count()
 		}
-		require.Equal(t, minLanes, lanes())
+		require.Equal(t, lanes.Min, count())
 		srv.SetLatency(300 * time.Microsecond)
-		require.InDelta(t, 6, lanes(), 1)
+		require.InDelta(t, 6, count(), 1)
 		srv.SetLatency(20 * time.Millisecond)
-		require.Equal(t, maxLanes, lanes())
+		require.Equal(t, maxLanes, count())
 		srv.SetLatency(0)
-		require.Equal(t, minLanes, lanes())
+		require.Equal(t, lanes.Min, count())
 	})
 }
 
@@ -589,10 +591,10 @@ func TestFailuresAreNoRoundTrips(t *testing.T) {
 		for range 50 {
 			b.Do(t.Context(), "k", words("set", "k", "v"))
 		}
-		require.Equal(t, maxLanes, b.single.lanes)
+		require.Equal(t, maxLanes, b.single.lanes.Count())
 		srv.SetLatency(0)
 		srv.SetError("OOM command not allowed when used memory > 'maxmemory'")
 		require.Error(t, b.Do(t.Context(), "k", words("set", "k", "v"))[0].Err())
-		require.Equal(t, maxLanes, b.single.lanes)
+		require.Equal(t, maxLanes, b.single.lanes.Count())
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/lanes"
 )
 
 // A Value is what was under a key, and belongs to one goroutine. It may be a view
@@ -67,7 +68,7 @@ type batch struct {
 	left     int // readers who did not wait for the end
 	cancel   context.CancelFunc
 
-	granted ticket // its one reader reads the key itself, on this lane
+	granted lanes.Ticket // its one reader reads the key itself, on this lane
 	reply   reply
 	err     error  // of all keys
 	node    string // that has answered; see Value.Node
@@ -157,7 +158,7 @@ type seat struct {
 
 // wait returns when the batch is answered, or the time is over, with an error then.
 // If the reader is to read the key itself, it returns the ticket for that.
-func (s seat) wait(ctx context.Context) (granted ticket, err error) {
+func (s seat) wait(ctx context.Context) (granted lanes.Ticket, err error) {
 	b := s.batch
 	end := b.end
 	if left := ctx.Done(); left == nil {
@@ -168,7 +169,7 @@ func (s seat) wait(ctx context.Context) (granted ticket, err error) {
 		case <-left:
 			// Of several reads another one may have taken all the time: what has been
 			// answered meanwhile is taken.
-			if end.how.Load() != answered || b.granted.admitted {
+			if end.how.Load() != answered || b.granted.Admitted {
 				err = context.Cause(ctx)
 			}
 		}
@@ -177,16 +178,16 @@ func (s seat) wait(ctx context.Context) (granted ticket, err error) {
 		err = context.DeadlineExceeded
 	}
 	if err != nil && s.queue.leave(b) {
-		return ticket{}, err
+		return lanes.Ticket{}, err
 	}
-	if !b.granted.admitted {
-		return ticket{}, nil
+	if !b.granted.Admitted {
+		return lanes.Ticket{}, nil
 	}
 	granted = b.granted
 	b.release()
 	if err != nil {
 		s.queue.landed(granted, false)
-		return ticket{}, err
+		return lanes.Ticket{}, err
 	}
 	return granted, nil
 }

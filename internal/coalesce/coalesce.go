@@ -24,6 +24,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/lanes"
 	"github.com/redisha/redisha/internal/stats"
 )
 
@@ -123,7 +124,7 @@ func (r *Reader) Get(ctx context.Context, key string) (Value, error) {
 	}
 	ticket, s := q.enter(key, &t)
 	if s.batch == nil {
-		if !ticket.admitted {
+		if !ticket.Admitted {
 			return Value{}, conn.ErrClosed
 		}
 		return r.onLane(ctx, q, ticket, &t, key)
@@ -214,7 +215,7 @@ func (r *Reader) await(ctx context.Context, s seat, t *term, key string) (Value,
 	if err != nil {
 		return Value{}, err
 	}
-	if granted.admitted {
+	if granted.Admitted {
 		return r.onLane(ctx, s.queue, granted, t, key)
 	}
 	v, again, err := s.take()
@@ -227,13 +228,13 @@ func (r *Reader) await(ctx context.Context, s seat, t *term, key string) (Value,
 // aside reads a key alone, beside the lanes.
 func (r *Reader) aside(ctx context.Context, q *queue, t *term, key string) (Value, error) {
 	ticket := q.aside()
-	if !ticket.admitted {
+	if !ticket.Admitted {
 		return Value{}, conn.ErrClosed
 	}
 	return r.onLane(ctx, q, ticket, t, key)
 }
 
-func (r *Reader) onLane(ctx context.Context, q *queue, ticket ticket, t *term, key string) (v Value, err error) {
+func (r *Reader) onLane(ctx context.Context, q *queue, ticket lanes.Ticket, t *term, key string) (v Value, err error) {
 	well := false
 	defer func() { q.landed(ticket, well) }()
 	v, err = r.read(ctx, t, key, q.node)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/redisha/redisha/breaker"
 	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/lanes"
 	"github.com/redisha/redisha/internal/testserver"
 )
 
@@ -36,7 +37,7 @@ func underway(r *Reader) [3]int {
 	q := r.single
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return [3]int{q.young, q.old, q.overdue}
+	return q.lanes.UnderWay()
 }
 
 func TestAReadTravelsWithItsCallersContextWhileALaneIsFree(t *testing.T) {
@@ -751,7 +752,7 @@ func TestReadsThatHangDoNotHoldUpOthersForLong(t *testing.T) {
 			}
 		}
 		var stuck sync.WaitGroup
-		for i := range minLanes {
+		for i := range lanes.Min {
 			stuck.Go(func() { holds(t, r, fmt.Sprint("hang", i), "") })
 		}
 		synctest.Wait()
@@ -760,7 +761,7 @@ func TestReadsThatHangDoNotHoldUpOthersForLong(t *testing.T) {
 			callers.Go(func() {
 				start := time.Now()
 				holds(t, r, "k", "v")
-				require.LessOrEqual(t, time.Since(start), 2*overdueAfter)
+				require.LessOrEqual(t, time.Since(start), 2*lanes.OverdueAfter)
 			})
 		}
 		callers.Wait()
@@ -775,19 +776,19 @@ func TestLanesFollowTheRoundTrip(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := testserver.New(t)
 		r := open(t, srv, Config{})
-		lanes := func() int {
+		count := func() int {
 			for range 50 {
 				holds(t, r, "none", "")
 			}
-			return r.single.lanes
+			return r.single.lanes.Count()
 		}
-		require.Equal(t, minLanes, lanes())
+		require.Equal(t, lanes.Min, count())
 		srv.SetLatency(400 * time.Microsecond)
-		require.InDelta(t, 8, lanes(), 1)
+		require.InDelta(t, 8, count(), 1)
 		srv.SetLatency(20 * time.Millisecond)
-		require.Equal(t, maxLanes, lanes())
+		require.Equal(t, maxLanes, count())
 		srv.SetLatency(0)
-		require.Equal(t, minLanes, lanes())
+		require.Equal(t, lanes.Min, count())
 	})
 }
 
@@ -798,7 +799,7 @@ func TestFailuresAreNoRoundTrips(t *testing.T) {
 		r, _ := foreign(t, srv, Config{})
 		srv.SetLatency(20 * time.Millisecond)
 		holds(t, r, "none", "")
-		require.Equal(t, maxLanes, r.single.lanes)
+		require.Equal(t, maxLanes, r.single.lanes.Count())
 		srv.SetLatency(0)
 		srv.SetError("ERR no luck today")
 		_, err := r.Get(t.Context(), "k")
@@ -807,7 +808,7 @@ func TestFailuresAreNoRoundTrips(t *testing.T) {
 			require.Error(t, res.Err)
 		}
 		synctest.Wait()
-		require.Equal(t, maxLanes, r.single.lanes)
+		require.Equal(t, maxLanes, r.single.lanes.Count())
 	})
 }
 
@@ -855,7 +856,7 @@ func TestAnAnswerThatIsThereIsTakenWhenTheTimeIsOver(t *testing.T) {
 		s := seat{queue: newQueue(r, ""), batch: b}
 		granted, err := s.wait(ctx)
 		require.NoError(t, err)
-		require.False(t, granted.admitted)
+		require.False(t, granted.Admitted)
 		v, again, err := s.take()
 		require.NoError(t, err)
 		require.False(t, again)

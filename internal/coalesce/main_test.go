@@ -18,6 +18,7 @@ import (
 	"github.com/redisha/redisha/breaker"
 	"github.com/redisha/redisha/internal/conn"
 	"github.com/redisha/redisha/internal/endpoint"
+	"github.com/redisha/redisha/internal/lanes"
 	"github.com/redisha/redisha/internal/redistest"
 	"github.com/redisha/redisha/internal/testserver"
 )
@@ -73,9 +74,9 @@ func reader(tb testing.TB, cn *conn.Client, cfg Config) *Reader {
 func occupy(q *queue) (free func()) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	var taken []ticket
-	for q.free() {
-		taken = append(taken, q.board(time.Now()))
+	var taken []lanes.Ticket
+	for q.lanes.Free() {
+		taken = append(taken, q.lanes.Board(time.Now()))
 	}
 	return func() {
 		for _, t := range taken {

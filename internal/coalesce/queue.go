@@ -5,19 +5,12 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/redisha/redisha/internal/lanes"
 )
 
-// Bounds of the number of lanes, and the time in which one of them should
-// become free, which gives the number.
-const (
-	minLanes = 2
-	maxLanes = 16
-	laneTime = 50 * time.Microsecond
-)
-
-// overdueAfter is about how long a flight counts for its lane. One that is
-// repeated, or whose connection is dead, must not hold up all others.
-const overdueAfter = 50 * time.Millisecond
+// maxLanes bounds the batches under way to one server.
+const maxLanes = 16
 
 // A queue has the reads from one server.
 type queue struct {
@@ -25,51 +18,31 @@ type queue struct {
 	node string // of a Cluster; "" elsewhere
 
 	mu        sync.Mutex
-	waiting   []*batch // the first one departs next, the last one takes more keys
-	gathering bool     // a read that waits lets others come, before it launches
-	lanes     int
-	rtt       time.Duration // to the server, as measured; 0 before
+	waiting   []*batch      // the first one departs next, the last one takes more keys
+	gathering bool          // a read that waits lets others come, before it launches
+	lanes     lanes.Lanes   // of batches, and of reads that travel alone
 	quiet     chan struct{} // made by close, closed when nothing is under way
-
-	// Flights, reads alone included: begun since the last tick, between the last
-	// two, before those. The last ones are overdue and count no more.
-	young, old, overdue int
-	ticks               uint64
-	ticker              *time.Timer // runs while reads wait
-	ticking             bool
 }
 
-func newQueue(r *Reader, node string) *queue { return &queue{r: r, node: node, lanes: minLanes} }
-
-// A ticket is the right to a lane.
-type ticket struct {
-	admitted bool
-	only     bool // nothing else was under way
-	ticks    uint64
-	start    time.Time
+func newQueue(r *Reader, node string) *queue {
+	q := &queue{r: r, node: node}
+	q.lanes = lanes.New(maxLanes, q.tick)
+	return q
 }
-
-// board takes a lane.
-func (q *queue) board(now time.Time) ticket {
-	q.young++
-	return ticket{admitted: true, only: q.young+q.old+q.overdue == 1, ticks: q.ticks, start: now}
-}
-
-func (q *queue) free() bool { return q.young+q.old < q.lanes }
 
 // enter admits a read if nothing else is under way, or gives it a seat. It does
 // neither once the queue is closed.
-func (q *queue) enter(key string, t *term) (ticket, seat) {
+func (q *queue) enter(key string, t *term) (lanes.Ticket, seat) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.quiet != nil {
-		return ticket{}, seat{}
+		return lanes.Ticket{}, seat{}
 	}
-	if q.young+q.old == 0 && len(q.waiting) == 0 {
-		return q.board(t.start), seat{}
+	if q.lanes.Idle() && len(q.waiting) == 0 {
+		return q.lanes.Board(t.start), seat{}
 	}
 	s := q.add(key, t)
-	if q.free() && !q.gathering {
+	if q.lanes.Free() && !q.gathering {
 		q.gathering = true
 		q.mu.Unlock()
 		runtime.Gosched() // whoever is about to read comes along
@@ -78,7 +51,7 @@ func (q *queue) enter(key string, t *term) (ticket, seat) {
 		q.launchAll()
 	}
 	q.tickOn()
-	return ticket{}, s
+	return lanes.Ticket{}, s
 }
 
 // join gives one of several reads a seat. The queue has to be started then.
@@ -112,14 +85,13 @@ func (q *queue) add(key string, t *term) seat {
 }
 
 // aside admits a read that takes no lane.
-func (q *queue) aside() ticket {
+func (q *queue) aside() lanes.Ticket {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.quiet != nil {
-		return ticket{}
+		return lanes.Ticket{}
 	}
-	q.overdue++
-	return ticket{admitted: true, ticks: q.ticks - 2}
+	return q.lanes.Aside()
 }
 
 // leave gives a seat in b up. It reports false if its reader has been granted a
@@ -127,7 +99,7 @@ func (q *queue) aside() ticket {
 func (q *queue) leave(b *batch) bool {
 	q.mu.Lock()
 	switch {
-	case b.granted.admitted:
+	case b.granted.Admitted:
 		q.mu.Unlock()
 		return false
 	case !b.departed:
@@ -162,8 +134,8 @@ func (q *queue) shift() { q.waiting = slices.Delete(q.waiting, 0, 1) }
 
 // launch gives a free lane to who waits.
 func (q *queue) launch() {
-	if q.free() && !q.grant() {
-		go q.run(q.board(time.Now()))
+	if q.lanes.Free() && !q.grant() {
+		go q.run(q.lanes.Board(time.Now()))
 	}
 }
 
@@ -187,29 +159,29 @@ func (q *queue) grant() bool {
 	q.shift()
 	b.departed = true
 	b.holders.Store(1)
-	b.granted = q.board(time.Now())
+	b.granted = q.lanes.Board(time.Now())
 	if !b.end.come(answered) { // it leaves
-		q.disembark(b.granted)
-		b.granted = ticket{}
+		q.lanes.Leave(b.granted)
+		b.granted = lanes.Ticket{}
 		return q.grant()
 	}
 	return true
 }
 
 // landed gives a lane back, or on.
-func (q *queue) landed(t ticket, ok bool) {
+func (q *queue) landed(t lanes.Ticket, ok bool) {
 	now := time.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.disembark(t)
+	q.lanes.Leave(t)
 	if ok {
-		q.measure(t, now.Sub(t.start))
+		q.lanes.Took(t, now.Sub(t.Start))
 	}
 	q.launch()
 }
 
 // run flies, on the lane of t, until nobody waits.
-func (q *queue) run(t ticket) {
+func (q *queue) run(t lanes.Ticket) {
 	over := false
 	defer func() {
 		if !over { // the goroutine ends by a hook's Goexit
@@ -218,7 +190,7 @@ func (q *queue) run(t ticket) {
 	}()
 	for f := q.next(t, 0); f.batch != nil; {
 		t = f.ticket
-		took := f.batch.fly(f.ctx, t.start)
+		took := f.batch.fly(f.ctx, t.Start)
 		runtime.Gosched() // who was answered comes along, if it has more to read
 		f = q.next(t, took)
 	}
@@ -229,83 +201,49 @@ func (q *queue) run(t ticket) {
 type flight struct {
 	batch  *batch // nil: there is none
 	ctx    *flightContext
-	ticket ticket
+	ticket lanes.Ticket
 }
 
 // next gives a lane back, on which the last flight took a round trip of so long if
 // it was well, and returns the flight that takes it, if there is one.
-func (q *queue) next(t ticket, took time.Duration) flight {
+func (q *queue) next(t lanes.Ticket, took time.Duration) flight {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.disembark(t)
-	if took > 0 && took < q.rtt {
-		q.measure(t, took)
+	q.lanes.Leave(t)
+	if took > 0 {
+		q.lanes.AtMost(took)
 	}
-	if !q.free() || q.grant() {
+	if !q.lanes.Free() || q.grant() {
 		return flight{}
 	}
 	b := q.first()
 	q.shift()
-	return flight{b, b.depart(q.node), q.board(time.Now())}
+	return flight{b, b.depart(q.node), q.lanes.Board(time.Now())}
 }
 
-func (q *queue) disembark(t ticket) {
-	switch q.ticks - t.ticks {
-	case 0:
-		q.young--
-	case 1:
-		q.old--
-	default:
-		q.overdue--
-	}
-}
-
-// measure learns the round trip: it is never more than what one took, and tends to
-// what reads take that find nothing else under way.
-func (q *queue) measure(t ticket, took time.Duration) {
-	switch {
-	case q.rtt == 0 || took < q.rtt:
-		q.rtt = took
-	case t.only:
-		q.rtt += (took - q.rtt) / 8
-	}
-	q.lanes = min(max(int(q.rtt/laneTime), minLanes), maxLanes)
-}
-
-// tickOn starts the ticker while somebody waits.
+// tickOn lets what is overdue make room, while somebody waits.
 func (q *queue) tickOn() {
-	if len(q.waiting) == 0 || q.ticking {
-		return
-	}
-	q.ticking = true
-	if q.ticker == nil {
-		q.ticker = time.AfterFunc(overdueAfter, q.tick)
-	} else {
-		q.ticker.Reset(overdueAfter)
+	if len(q.waiting) > 0 {
+		q.lanes.Watch()
 	}
 }
 
-// tick ages what is under way. Flights that have become overdue make room.
 func (q *queue) tick() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.overdue, q.old, q.young = q.overdue+q.old, q.young, 0
-	q.ticks++
+	q.lanes.Age()
 	q.launchAll()
-	q.ticking = false
 	q.tickOn()
 }
 
 // settle tells close when nothing is under way. It is called when nobody waits.
 func (q *queue) settle() {
-	if q.quiet != nil && q.young+q.old+q.overdue == 0 {
+	if q.quiet != nil && q.lanes.Empty() {
 		select {
 		case <-q.quiet:
 		default:
 			close(q.quiet)
-			if q.ticker != nil {
-				q.ticker.Stop()
-			}
+			q.lanes.Stop()
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/lanes"
 	"github.com/redisha/redisha/internal/redistest"
 	"github.com/redisha/redisha/internal/testserver"
 )
@@ -48,9 +49,9 @@ func TestLanesOnClusterAreThoseOfANode(t *testing.T) {
 		other := cluster.Nodes[1]
 		q := r.queue(t.Context(), byNode[other][0])
 		q.mu.Lock()
-		var taken []ticket
-		for q.free() {
-			taken = append(taken, q.board(time.Now()))
+		var taken []lanes.Ticket
+		for q.lanes.Free() {
+			taken = append(taken, q.lanes.Board(time.Now()))
 		}
 		q.mu.Unlock()
 		var callers sync.WaitGroup
@@ -63,7 +64,10 @@ func TestLanesOnClusterAreThoseOfANode(t *testing.T) {
 			if len(q.waiting) == 0 || q.waiting[0].readers < len(byNode[other]) {
 				return false
 			}
-			q.young, q.old, q.overdue, q.ticks = len(taken), 0, 0, taken[0].ticks // however long it took
+			for i, ticket := range taken { // however long it took
+				q.lanes.Leave(ticket)
+				taken[i] = q.lanes.Board(time.Now())
+			}
 			return true
 		}, time.Minute, time.Millisecond)
 		before := cluster.Proxy(other).Stats()
