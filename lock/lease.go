@@ -76,7 +76,9 @@ func (l *Lease) start() error {
 	late := !time.Now().Before(l.deadline) || c.clock.jumped(l.skew, margin(l.life))
 	l.mu.Unlock()
 	l.counts.held.Add(1)
-	c.renewer.add(l) // from here on, Close sees it
+	if !late { // else the renewer might lose it, before it is told to be late
+		c.renewer.add(l) // from here on, Close sees it
+	}
 	var err error
 	switch {
 	case c.closing.Err() != nil:

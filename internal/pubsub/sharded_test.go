@@ -152,7 +152,7 @@ func TestANodeThatDiesCostsItsOwnChannelsAlone(t *testing.T) {
 					time.Sleep(10 * time.Millisecond)
 				}
 				t.Logf("live %s after another node had the slots", time.Since(taken))
-				require.Less(t, time.Since(taken), 15*time.Second, "go-redis itself asks a node that hangs for seconds")
+				require.Less(t, time.Since(taken), time.Minute, "go-redis itself asks nodes by chance, and one that hangs for seconds each time")
 				require.True(t, !c.cn.Own() || time.Since(taken) < 3*time.Second)
 				require.Equal(t, dead, c.on(3))
 				c.delivered(channels...)
