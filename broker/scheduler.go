@@ -211,7 +211,7 @@ const longestSleep = 30 * time.Second
 
 // await returns the first tick behind last, when it is due; zero when ctx ends.
 func (s *Scheduler) await(ctx context.Context, e *periodic, last time.Time) time.Time {
-	timer := time.NewTimer(0)
+	timer := time.NewTimer(1)
 	defer timer.Stop()
 	for {
 		tick := e.schedule.next(last)

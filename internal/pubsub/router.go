@@ -91,7 +91,7 @@ func (r *router) bounced(channel string, p *place) {
 
 // run places channels until there are none.
 func (r *router) run() {
-	timer := time.NewTimer(0)
+	timer := time.NewTimer(1)
 	defer timer.Stop()
 	for {
 		channels, next, ok := r.tend(time.Now())
@@ -104,7 +104,7 @@ func (r *router) run() {
 			}
 			continue
 		}
-		timer.Reset(time.Until(next))
+		timer.Reset(max(time.Until(next), 1))
 		select {
 		case <-timer.C:
 		case <-r.wake:

@@ -88,7 +88,7 @@ func (x *session) settled() bool { return !x.served.IsZero() && time.Since(x.ser
 // serve keeps the channels of the subscription subscribed until the connection
 // is lost, refuses all, or is not wanted any more.
 func (x *session) serve() error {
-	timer := time.NewTimer(0)
+	timer := time.NewTimer(1)
 	defer timer.Stop()
 	for look := true; ; {
 		if look {
@@ -96,7 +96,7 @@ func (x *session) serve() error {
 			if err != nil {
 				return err
 			}
-			timer.Reset(time.Until(due))
+			timer.Reset(max(time.Until(due), 1))
 		}
 		select {
 		case ev := <-x.link.events:

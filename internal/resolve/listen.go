@@ -33,16 +33,15 @@ const (
 
 // run listens until ctx is done, and calls heard for each event.
 func (l *listener) run(ctx context.Context, heard func(event)) {
-	pause := time.NewTimer(0)
-	defer pause.Stop()
 	for timeout := askTimeout; ; timeout = redialTimeout {
+		_ = l.listen(ctx, timeout, heard) // the probe tells what is wrong with this Sentinel
+		pause := time.NewTimer(pollEvery)
 		select {
 		case <-ctx.Done():
+			pause.Stop()
 			return
 		case <-pause.C:
 		}
-		_ = l.listen(ctx, timeout, heard) // the probe tells what is wrong with this Sentinel
-		pause.Reset(pollEvery)
 	}
 }
 

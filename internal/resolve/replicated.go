@@ -137,11 +137,22 @@ func readRole(reply []any) (roleAnswer, error) {
 var errIsSentinel = errors.New("it is a Sentinel, not a data node: use a URL such as redis+sentinel://host:26379/mymaster")
 
 func (r *replicated) run(ctx context.Context) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
+	for timer := (*time.Timer)(nil); ; {
+		now := time.Now()
+		if r.pace.take(now) {
+			for _, s := range r.servers {
+				s.probe.nudge()
+			}
+		}
+		r.decide(now)
+		due := r.pace.due()
+		if gate := r.started.Add(hold); r.State().Epoch == 0 && gate.After(now) && gate.Before(due) {
+			due = gate
+		}
+		timer = rearmed(timer, due)
 		select {
 		case <-ctx.Done():
+			timer.Stop()
 			return
 		case <-timer.C:
 		case <-r.wanted:
@@ -154,18 +165,6 @@ func (r *replicated) run(ctx context.Context) {
 				s.answer = &report.answer
 			}
 		}
-		now := time.Now()
-		if r.pace.take(now) {
-			for _, s := range r.servers {
-				s.probe.nudge()
-			}
-		}
-		r.decide(now)
-		due := r.pace.due()
-		if gate := r.started.Add(hold); r.State().Epoch == 0 && gate.After(now) && gate.Before(due) {
-			due = gate
-		}
-		timer.Reset(time.Until(due))
 	}
 }
 

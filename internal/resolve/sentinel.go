@@ -107,11 +107,18 @@ func (s *sentinels) watch(parent context.Context, w *watcher) {
 
 // run decides until ctx is done.
 func (s *sentinels) run(ctx context.Context) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
+	for timer := (*time.Timer)(nil); ; {
+		now := time.Now()
+		if s.pace.take(now) {
+			for _, w := range s.watchers {
+				s.nudge(w, now)
+			}
+		}
+		s.decide(now)
+		timer = rearmed(timer, s.due(now))
 		select {
 		case <-ctx.Done():
+			timer.Stop()
 			return
 		case <-timer.C:
 		case <-s.wanted:
@@ -124,15 +131,18 @@ func (s *sentinels) run(ctx context.Context) {
 		case r := <-s.reports:
 			s.take(ctx, r)
 		}
-		now := time.Now()
-		if s.pace.take(now) {
-			for _, w := range s.watchers {
-				s.nudge(w, now)
-			}
-		}
-		s.decide(now)
-		timer.Reset(time.Until(s.due(now)))
 	}
+}
+
+// rearmed returns a timer that fires when due, but never at once: two of those in a
+// bubble of synctest crash the race detector of Go 1.26 (timer.maybeRunChan).
+func rearmed(t *time.Timer, due time.Time) *time.Timer {
+	wait := max(time.Until(due), 1)
+	if t == nil {
+		return time.NewTimer(wait)
+	}
+	t.Reset(wait)
+	return t
 }
 
 // nudge lets a Sentinel be asked. One that refuses access is asked once a second
