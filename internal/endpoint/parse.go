@@ -84,6 +84,9 @@ func parse(raw string) (Endpoint, []error) {
 		}
 		return Endpoint{}, []error{fmt.Errorf("%s names another system: use one of the schemes %s%s", name, schemeNames(), hint)}
 	}
+	if s, ok := mistypedScheme(raw); ok {
+		return Endpoint{}, []error{fmt.Errorf("it has no :// behind %s: write %s://host", s.name, s.name)}
+	}
 	parts, s, err := cutAll(raw)
 	if err != nil {
 		return Endpoint{}, []error{err}

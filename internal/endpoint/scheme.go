@@ -49,6 +49,19 @@ func schemeNamed(name string) (scheme, bool) {
 	return schemes[i], true
 }
 
+// mistypedScheme returns the scheme behind whose name a colon or a slash lacks:
+// redis//host, redis:/host. (redis:6379/0 and redis/0 are a host of that name.)
+func mistypedScheme(raw string) (scheme, bool) {
+	raw = strings.ToLower(strings.TrimSpace(raw))
+	for _, s := range schemes {
+		rest, ok := strings.CutPrefix(raw, s.name)
+		if ok && (strings.HasPrefix(rest, "//") || strings.HasPrefix(rest, ":/") && !strings.HasPrefix(rest, "://")) {
+			return s, true
+		}
+	}
+	return scheme{}, false
+}
+
 func schemeNames() string {
 	names := make([]string, len(schemes))
 	for i, s := range schemes {
