@@ -19,7 +19,8 @@ const (
 )
 
 // collectSlots takes slots away from tasks that do not exist any more, of keys that
-// have parked tasks.
+// have parked tasks; and starts those of a key of which nobody has a slot, whose end
+// would start them.
 //
 // A task with a slot is ready or running, so its entry is in a stream. No script
 // but one that notes it in T:kz gives a slot, and a release or a reaping only moves
@@ -41,7 +42,7 @@ func (m *maintenance) collectSlots(ctx context.Context) error {
 			missing[id] = true
 		}
 	}
-	if err := m.cross(ctx, missing); err != nil || len(missing) == 0 {
+	if err := m.cross(ctx, missing); err != nil {
 		return err
 	}
 	for i, z := range keys {
@@ -52,12 +53,15 @@ func (m *maintenance) collectSlots(ctx context.Context) error {
 				args = append(args, id)
 			}
 		}
-		if len(args) == 2 {
+		if len(args) == 2 && len(members[i]) > 0 {
 			continue
 		}
 		gone, err := slotsScript.Run(ctx, c, p.slotKeys(key), args...).Int()
 		if err != nil {
 			return err
+		}
+		if gone >= 0 && len(members[i]) == 0 {
+			m.s.r.w.log.Error("parked tasks waited for nobody and are started", "queue", p.queue, "partition", p.index, "key", key)
 		}
 		if gone > 0 {
 			m.s.r.w.log.Error("slots of a concurrency key belonged to tasks that do not exist and are free again", "queue", p.queue, "partition", p.index, "key", key, "slots", gone)
@@ -71,7 +75,7 @@ func (m *maintenance) cross(ctx context.Context, ids map[string]bool) error {
 	p := m.s.p
 	for i := 1; i <= streams; i++ {
 		key := p.streams[i%streams] // T:s:r is the last
-		for from := "-"; ; {
+		for from := "-"; len(ids) > 0; {
 			entries, err := m.s.r.w.c.conn.XRangeN(ctx, key, from, "+", slotsPage).Result()
 			if holdsNothing(err) {
 				break

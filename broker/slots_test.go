@@ -198,3 +198,32 @@ func TestSlotsOfTasksThatAreGoneAreFreed(t *testing.T) {
 		require.Zero(t, c.conn.Exists(t.Context(), s.p.slots("k"), s.p.parked("k"), s.p.parkedKeys).Val())
 	})
 }
+
+// Parked tasks are started by the end of one that has a slot: of a key of which
+// nobody has one, somebody must.
+func TestParkedTasksThatWaitForNobodyAreStarted(t *testing.T) {
+	inBubble(t, func(t *testing.T, _ *testserver.Server, c *Client, logs *logs) {
+		task := NewTask[int]("a", TaskConfig{})
+		started, release := make(chan int, 9), make(chan struct{})
+		startWorker(t, c, WorkerConfig{}, func(w *Worker) {
+			task.Handle(w, func(_ context.Context, i int) error { started <- i; <-release; return nil })
+		})
+		s := scripts{t, c.conn, newPartition("redisha", "default", 0, 1)}
+		for i := range 3 {
+			publish(t, task, c, i, Key("k", 1))
+		}
+		require.Equal(t, 0, receive(t, started))
+		require.NoError(t, c.conn.Del(t.Context(), s.p.slots("k")).Err()) // by hand, or by eviction
+		time.Sleep(30 * time.Second)
+		require.Empty(t, started)
+		time.Sleep(2 * time.Minute)
+		require.Equal(t, 1, receive(t, started))
+		time.Sleep(5 * time.Minute)
+		require.Empty(t, started, "the limit holds")
+		require.Equal(t, 1, logs.count("waited for nobody"))
+		close(release)
+		require.Equal(t, 2, receive(t, started))
+		awaitQueueIn(t, c, QueueInfo{}, time.Minute)
+		require.Zero(t, c.conn.Exists(t.Context(), s.p.slots("k"), s.p.parked("k"), s.p.parkedKeys).Val())
+	})
+}
