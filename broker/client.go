@@ -121,7 +121,7 @@ func (c *Client) Close() error {
 			close(ended)
 		}()
 		// The last fifth is for those who are told to stop.
-		urge := time.AfterFunc(c.cfg.CloseTimeout*4/5, func() { c.end(ErrClosed) })
+		urge := time.AfterFunc(c.cfg.CloseTimeout/5*4, func() { c.end(ErrClosed) })
 		defer urge.Stop()
 		timer := time.NewTimer(c.cfg.CloseTimeout)
 		defer timer.Stop()
@@ -224,7 +224,7 @@ func (c *Client) create(ctx context.Context, name string) (metadata, error) {
 		return metadata{}, err
 	}
 	m := metadata{Version: 1, Partitions: n, Created: time.Now().UnixMilli()}
-	created, err := c.conn.SetNX(ctx, metadataKey(c.cfg.Namespace, name), encodeMetadata(m), 0).Result()
+	created, err := c.write(ctx, metadataKey(c.cfg.Namespace, name), encodeMetadata(m))
 	if err != nil {
 		return metadata{}, err
 	}
@@ -235,6 +235,35 @@ func (c *Client) create(ctx context.Context, name string) (metadata, error) {
 		err = errors.New("it was deleted as soon as it was written")
 	}
 	return m, err
+}
+
+// write sets a key that is not there, and gives replicas a moment to have it, where
+// publishes wait for them. On one server any confirmed task confirms what was written
+// before it; on a Cluster the metadata may be another server's than the tasks. What a
+// failover loses all the same, restore writes again.
+func (c *Client) write(ctx context.Context, key, value string) (created bool, err error) {
+	if c.conn.Topology() != endpoint.Cluster {
+		return c.conn.SetNX(ctx, key, value, 0).Result()
+	}
+	level, err := c.confirm(ctx, c.cfg.Confirm)
+	if err != nil {
+		return false, err
+	}
+	if level < 1 {
+		return c.conn.SetNX(ctx, key, value, 0).Result()
+	}
+	node, err := c.conn.Node(ctx, key)
+	if err != nil {
+		return false, err
+	}
+	pipe := node.Pipeline()
+	set := pipe.SetNX(ctx, key, value, 0)
+	_ = pipe.Process(ctx, level.wait(ctx, c.waitSlice))
+	conn.Exec(ctx, pipe)
+	if created, err = set.Result(); moved(err) {
+		c.reload(ctx)
+	}
+	return created, err
 }
 
 // restore writes a queue's metadata again after Redis lost data, with the number

@@ -194,3 +194,19 @@ func TestAForeignClustersClientConfirmsAsWell(t *testing.T) {
 	require.True(t, unconfirmed.Applied)
 	require.NoError(t, cluster.Nodes[1].Continue())
 }
+
+// The metadata may be another server's than the tasks that replicas confirm.
+func TestTheMetadataOfAQueueWaitsForAReplicaOnACluster(t *testing.T) {
+	cluster := redistest.NewCluster(t, redistest.ClusterConfig{})
+	c, _ := newTestClient(t, cluster.Client(t), Config{})
+	level, err := c.confirm(t.Context(), ConfirmDefault)
+	require.NoError(t, err)
+	require.Equal(t, ConfirmReplicas(1), level)
+	_, err = c.queue(t.Context(), "mail")
+	require.NoError(t, err)
+	node, err := c.conn.Node(t.Context(), metadataKey("redisha", "mail"))
+	require.NoError(t, err)
+	stats, err := node.Info(t.Context(), "commandstats").Result()
+	require.NoError(t, err)
+	require.Contains(t, stats, "cmdstat_wait:calls=1,")
+}

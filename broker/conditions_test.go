@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -289,4 +290,72 @@ func TestWrongConditionsAreRefused(t *testing.T) {
 	_, err := NewTask[int]("a", TaskConfig{QueueLimit: -1}).Publish(t.Context(), c, 1)
 	require.ErrorContains(t, err, "TaskConfig.QueueLimit is -1, want at least 1, or 0 for none")
 	require.Empty(t, s.Keys())
+}
+
+// A busy key does not shut the queue to others: of those that wait for a key, only
+// those of the same one count.
+func TestTheLimitOfAQueueCountsTheParkedTasksOfOneKey(t *testing.T) {
+	each(t, func(t *testing.T, c *Client, _ *logs) {
+		task := NewTask[int]("bounded", TaskConfig{QueueLimit: 10})
+		fill := func(key string) (n int) {
+			for {
+				switch _, err := task.Publish(t.Context(), c, n, Key(key, 1)); {
+				case errors.Is(err, ErrQueueFull):
+					return n
+				default:
+					require.NoError(t, err)
+					n++
+				}
+			}
+		}
+		require.Equal(t, 10, fill("a"))
+		require.Equal(t, 9, fill("b"), "one of a is ready")
+		require.Equal(t, 8, fill("c"))
+		publish(t, task, c, 0) // three are ready
+		require.Equal(t, QueueInfo{Ready: 4, Parked: 24}, queueInfo(t, c, "default"))
+		require.Equal(t, 6, len(fillWith(t, c, task)))
+	})
+}
+
+// fillWith publishes without a key until the queue is full.
+func fillWith(t *testing.T, c *Client, task *Task[int]) (ids []string) {
+	for {
+		id, err := task.Publish(t.Context(), c, 0)
+		if errors.Is(err, ErrQueueFull) {
+			return ids
+		}
+		require.NoError(t, err)
+		ids = append(ids, id)
+	}
+}
+
+// What is published at the same time travels in one batch, with an ID several times.
+func TestAnIDTwiceInABatchIsOneTask(t *testing.T) {
+	each(t, func(t *testing.T, c *Client, _ *logs) {
+		task := NewTask[int]("a", TaskConfig{})
+		publish(t, task, c, 0, ID("first"))
+		const callers = 64
+		var all sync.WaitGroup
+		for k := range callers {
+			all.Go(func() {
+				id, err := task.Publish(context.Background(), c, k, ID(fmt.Sprint("id:", k%4)))
+				require.NoError(t, err)
+				require.Equal(t, fmt.Sprint("id:", k%4), id)
+			})
+		}
+		all.Wait()
+		require.Less(t, c.Stats().Batches, uint64(callers), "several in a batch")
+		require.Equal(t, QueueInfo{Ready: 5}, queueInfo(t, c, "default"))
+		require.EqualValues(t, callers-4, c.Stats().Duplicates)
+	})
+	// The second is judged by itself, also if the first was not added.
+	eachScripts(t, func(t *testing.T, s scripts) {
+		keys := []string{s.p.idMark("a"), s.p.unique("u"), s.p.idMark("a"), s.p.idMark("a")}
+		require.NoError(t, s.rdb.Set(t.Context(), s.p.unique("u"), "other", 0).Err())
+		tasks := slices.Concat(s.task("1", ";1000;+1000;0;0;", s.envelope("a")), s.task("1", ";1000;0;0;0;", s.envelope("a")), s.task("1", ";1000;0;0;0;", s.envelope("a")))
+		reply, err := s.publishTasks("lane", "1", keys, tasks)
+		require.NoError(t, err)
+		require.Equal(t, []any{"1", "u01\nother", "0"}, reply)
+		require.Equal(t, int64(1), s.rdb.XLen(t.Context(), s.p.streams[2]).Val())
+	})
 }

@@ -223,6 +223,9 @@ func (r *run) judge(v *verdict, e *envelope, err error, backoff policy) {
 		v.record = r.record(e, result.Failure, reject.Err)
 	case errors.As(err, &snooze) && snooze != nil:
 		v.release(max(snooze.Delay, 0))
+		v.value = withAttempt(v.raw, e.attempt, 0) // it was a verdict
+	case errors.Is(err, ErrClosed) && r.closing(): // this client refused what the handler published
+		v.release(0)
 	case errors.As(err, &retry) && retry != nil && !last:
 		v.retry(e, retry.Delay)
 		v.record = r.record(e, result.Retry, retry.Err)

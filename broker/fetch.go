@@ -131,6 +131,9 @@ type delivered struct {
 	revoked bool
 }
 
+// fetchValues is how many values fetch.lua returns.
+const fetchValues = 4 + streams
+
 var errFetchReply = errors.New("an answer of fetch.lua that makes no sense")
 
 // read reads up to n new tasks, and ends those that are done. With an error there
@@ -144,7 +147,7 @@ func (s *source) read(l *lease, n int) (found []delivered, paused bool, err erro
 		keys = s.p.endKeys(keys[:len(keys):len(keys)], acks)
 	}
 	reply, err := fetchScript.Run(s.r.reads, s.r.w.c.conn, keys, args...).Slice()
-	if err == nil && len(reply) != 3+streams {
+	if err == nil && len(reply) != fetchValues {
 		err = fmt.Errorf("%w: %d values", errFetchReply, len(reply))
 	}
 	if err != nil {
@@ -154,6 +157,7 @@ func (s *source) read(l *lease, n int) (found []delivered, paused bool, err erro
 		}
 		return nil, false, err
 	}
+	s.revoking = reply[3+streams] == int64(1)
 	s.clock.Store(&reading{int64(toUint(reply[1])), time.Now()})
 	if len(acks) > 0 {
 		s.inbox.refuse(s.acknowledged(acks, reply[2:]))
@@ -344,7 +348,34 @@ func (s *source) block(l *lease) ([]delivered, error) {
 			found = append(found, delivered{entry: entry{s.p.streamOf(reply.Stream), m.ID}, raw: timed([]byte(value), m.ID)})
 		}
 	}
+	if s.revoking {
+		s.markRevoked(ctx, found)
+	}
 	return found, nil
+}
+
+// markRevoked does for tasks that a blocking read has brought what fetch.lua does
+// for the others, where tasks were revoked before the read. (One that is revoked
+// later, or about which there is no answer, is ended while it runs: endRevoked.)
+func (s *source) markRevoked(ctx context.Context, found []delivered) {
+	var ids []string
+	var at []int
+	for i, d := range found {
+		if e, err := decodeEnvelope(d.raw); err == nil {
+			ids, at = append(ids, e.id), append(at, i)
+		}
+	}
+	if len(ids) == 0 {
+		return
+	}
+	scores, err := s.r.w.c.conn.ZMScore(ctx, s.p.revoked, ids...).Result()
+	if err != nil {
+		s.trouble("cannot ask for cancelled tasks", err)
+		return
+	}
+	for k, score := range scores {
+		found[at[k]].revoked = score > 0
+	}
 }
 
 func (p *partition) streamOf(key string) int {

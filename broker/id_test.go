@@ -166,7 +166,7 @@ func TestKeysOfAPartitionShareASlotAndHaveTheirNames(t *testing.T) {
 	}
 	const T = "app:queue:{mail:3.203}:"
 	require.Equal(t, []string{
-		T + "dl", T + "dlh", T + "hb:c", T + "id:a{b}", T + "k:k", T + "kq:k", T + "kz", T + "mt", T + "pause", T + "pd", T + "pdz",
+		T + "dl", T + "dlh", T + "hb:c", T + "id:a{b}", T + "k:k", T + "kq:k", T + "kz", T + "mt", T + "owed", T + "pause", T + "pd", T + "pdz",
 		T + "rv", T + "s:0", T + "s:1", T + "s:2", T + "s:r", T + "st", T + "u:u", T + "z", T + "zh",
 	}, keys)
 	require.Equal(t, "app:queue:{mail}:meta", metadataKey("app", "mail"))

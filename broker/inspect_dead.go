@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/redisha/redisha/broker/result"
 )
 
 // A DeadFilter chooses dead letters: those for which everything holds that is
@@ -148,7 +150,8 @@ func (i *Inspector) deadPages(ctx context.Context, p *partition, ids []string, f
 }
 
 func (i *Inspector) revive(ctx context.Context, p *partition, batch []TaskInfo, stayed *refusal) (n int, err error) {
-	if err := i.forget(ctx, batch); err != nil {
+	before, err := i.forget(ctx, batch)
+	if err != nil {
 		return 0, err
 	}
 	args, more := []any{p.prefix}, []string(nil)
@@ -163,8 +166,12 @@ func (i *Inspector) revive(ctx context.Context, p *partition, batch []TaskInfo, 
 	if err != nil {
 		return 0, err
 	}
+	var back []result.Record
 	for k, v := range reply {
 		message, bad := v.(string)
+		if r, forgotten := before[batch[k].ID]; bad && forgotten {
+			back = append(back, r)
+		}
 		switch holder, held := strings.CutPrefix(message, "held "); {
 		case held:
 			stayed.add(batch[k].ID, fmt.Errorf("its unique key %q is held by the task %q", batch[k].Unique, holder))
@@ -176,7 +183,10 @@ func (i *Inspector) revive(ctx context.Context, p *partition, batch []TaskInfo, 
 			n++
 		}
 	}
-	return n, nil
+	if len(back) > 0 { // these are still dead
+		_, err = i.results.StoreMany(ctx, back)
+	}
+	return n, err
 }
 
 func (i *Inspector) drop(ctx context.Context, p *partition, batch []TaskInfo, _ *refusal) (n int, err error) {
@@ -193,16 +203,30 @@ func (i *Inspector) drop(ctx context.Context, p *partition, batch []TaskInfo, _ 
 
 func score(t TaskInfo) string { return strconv.FormatFloat(t.at.score, 'f', -1, 64) }
 
-// forget deletes the results of tasks that will have new ones.
-func (i *Inspector) forget(ctx context.Context, batch []TaskInfo) error {
+// forget deletes the results of tasks that will have new ones, and returns those
+// that were final, by ID.
+func (i *Inspector) forget(ctx context.Context, batch []TaskInfo) (map[string]result.Record, error) {
 	var ids []string
+	ttl := make(map[string]time.Duration)
 	for _, t := range batch {
-		if t.at.result {
+		if e, _ := decodeEnvelope(t.at.raw); t.at.result && e != nil && result.ValidateID(t.ID) == nil {
 			ids = append(ids, t.ID)
+			ttl[t.ID] = retention(e)
 		}
 	}
 	if i.results == nil || len(ids) == 0 {
-		return nil
+		return nil, nil
 	}
-	return i.results.Forget(ctx, ids...)
+	records, err := i.results.GetMany(ctx, ids...)
+	if err != nil && len(records) == 0 {
+		return nil, err
+	}
+	before := make(map[string]result.Record)
+	for _, r := range records { // what cannot be read cannot be put back
+		if r.State.Final() {
+			r.TTL = ttl[r.ID]
+			before[r.ID] = r
+		}
+	}
+	return before, i.results.Forget(ctx, ids...)
 }

@@ -23,6 +23,9 @@ func (i *Inspector) Cancel(ctx context.Context, queue, id string) (done bool, er
 	}
 	err = i.existing(ctx, queue, func(_ metadata, ps []*partition) error {
 		at := partitionsOf(ps, id)
+		if err := i.payAll(ctx, at...); err != nil {
+			return err
+		}
 		for _, p := range at {
 			if done, err = i.cancelWaiting(ctx, p, id); done || err != nil {
 				return err
@@ -83,6 +86,9 @@ func (i *Inspector) Purge(ctx context.Context, queue string) (int, error) {
 			if err != nil {
 				return err
 			}
+			if err := i.payAll(ctx, p); err != nil {
+				return err
+			}
 		}
 		return stayed.err()
 	})
@@ -131,7 +137,8 @@ func (i *Inspector) remove(ctx context.Context, p *partition, counter string, ba
 		batch = batch[:maxInspect]
 	}
 	args, more := []any{p.prefix, counter}, []string(nil)
-	for _, t := range batch {
+	notes := make([]string, len(batch))
+	for k, t := range batch {
 		switch t.State {
 		case Delayed:
 			args = append(args, "z", t.at.name, "")
@@ -140,6 +147,10 @@ func (i *Inspector) remove(ctx context.Context, p *partition, counter string, ba
 		default:
 			args = append(args, "s", strconv.Itoa(t.at.stream+1), t.at.name)
 		}
+		if i.results != nil {
+			notes[k] = noteOf(&t, why)
+		}
+		args = append(args, t.ID, notes[k])
 		more = append(more, p.keysOf(t.Unique, t.Key)...)
 	}
 	reply, err := removeScript.Run(ctx, i.c.conn, p.removeKeys(more), args...).Slice()
@@ -149,44 +160,40 @@ func (i *Inspector) remove(ctx context.Context, p *partition, counter string, ba
 	if err != nil {
 		return 0, err
 	}
-	var gone []TaskInfo
+	owed := make(map[string]string)
 	for k, v := range reply {
 		if message, bad := v.(string); bad {
 			stayed.add(batch[k].ID, explain(errors.New(message)))
 		} else if v == int64(1) {
-			gone = append(gone, batch[k])
+			n++
+			if notes[k] != "" {
+				owed[batch[k].ID] = notes[k]
+			}
 		}
 	}
-	return len(gone), i.record(ctx, gone, why)
+	if len(owed) == 0 {
+		return n, nil
+	}
+	return n, owing(i.c.pay(ctx, p, i.results, owed))
 }
 
-// record writes the results of tasks that are gone. (Before that it would lie
-// about a task that a worker takes in the same moment.)
-func (i *Inspector) record(ctx context.Context, gone []TaskInfo, why string) error {
+// payAll writes what an inspector that died has owed.
+func (i *Inspector) payAll(ctx context.Context, ps ...*partition) error {
 	if i.results == nil {
 		return nil
 	}
-	var records []result.Record
-	for _, t := range gone {
-		e, _ := decodeEnvelope(t.at.raw)
-		if !t.at.result || e == nil || result.ValidateID(t.ID) != nil {
-			continue
+	for _, p := range ps {
+		if err := owing(i.c.payAll(ctx, p, i.results)); err != nil {
+			return err
 		}
-		records = append(records, result.Record{ID: t.ID, Task: t.Task, State: result.Cancelled, Attempt: t.Attempt,
-			Enqueued: t.Enqueued, Finished: time.Now(), TTL: retention(e), Cause: &result.Cause{Type: "cancelled", Message: why}})
-	}
-	if len(records) == 0 {
-		return nil
-	}
-	verdicts, err := i.results.StoreMany(ctx, records)
-	if err != nil {
-		lost := 0
-		for _, v := range verdicts {
-			if v.Err != nil {
-				lost++
-			}
-		}
-		return fmt.Errorf("%d tasks were removed and their results not written: who waits for them waits in vain: %w", lost, err)
 	}
 	return nil
+}
+
+// owing is the error of what pay has left.
+func owing(left int, err error) error {
+	if left == 0 {
+		return err
+	}
+	return fmt.Errorf("%d tasks were removed and their results not written: who waits for them waits until a worker with results writes them, or this call does when it is made again: %w", left, err)
 }

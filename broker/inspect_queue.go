@@ -83,6 +83,9 @@ func (i *Inspector) DeleteQueue(ctx context.Context, queue string) error {
 			if err := i.unused(ctx, p); err != nil {
 				return err
 			}
+			if err := i.payAll(ctx, p); err != nil {
+				return err
+			}
 		}
 		for _, p := range ps {
 			reply, err := deleteScript.Run(ctx, i.c.conn, p.deleteKeys(), quietFor.Milliseconds()).Text()

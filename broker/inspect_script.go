@@ -42,19 +42,19 @@ func (p *partition) countKeys() []string {
 
 func (p *partition) reviveKeys(more []string) []string {
 	keys := append([]string{p.dead, p.deadTasks, p.counters}, p.streams[1:]...)
-	return append(append(keys, p.parkedKeys), more...)
+	return append(append(keys, p.parkedKeys, p.revoked), more...)
 }
 
 func (p *partition) dropKeys() []string { return []string{p.dead, p.deadTasks, p.counters} }
 
 func (p *partition) removeKeys(more []string) []string {
-	keys := append(p.streams[:streams:streams], p.delayed, p.envelopes, p.parkedKeys, p.counters)
+	keys := append(p.streams[:streams:streams], p.delayed, p.envelopes, p.parkedKeys, p.counters, p.owed)
 	return append(keys, more...)
 }
 
 func (p *partition) deleteKeys() []string {
 	return append(p.streams[:streams:streams], p.delayed, p.envelopes, p.dead, p.deadTasks, p.parkedKeys,
-		p.lanes, p.lanesSeen, p.counters, p.revoked, p.paused, p.maintainer)
+		p.lanes, p.lanesSeen, p.counters, p.revoked, p.paused, p.maintainer, p.owed)
 }
 
 // keysOf are the keys by which a task is unique or limited.

@@ -166,10 +166,14 @@ func TestDropScriptReturns(t *testing.T) {
 
 func TestRemoveScriptReturns(t *testing.T) {
 	eachScripts(t, func(t *testing.T, s scripts) {
-		ctx := t.Context()
+		ctx, note := t.Context(), ""
 		remove := func(args ...any) []any {
 			keys := append(append(s.p.keysOf("ready", ""), s.p.keysOf("delayed", "")...), s.p.keysOf("parked", "k")...)
-			return s.run(removeScript, s.p.removeKeys(keys), append([]any{s.p.prefix, countPurged}, args...)...).([]any)
+			all := []any{s.p.prefix, countPurged}
+			for ; len(args) > 0; args = args[3:] {
+				all = append(append(all, args[:3]...), "id", note)
+			}
+			return s.run(removeScript, s.p.removeKeys(keys), all...).([]any)
 		}
 		s.put(Ready, keyed("runs", "", ""))
 		s.join("me")
@@ -193,7 +197,16 @@ func TestRemoveScriptReturns(t *testing.T) {
 		require.Zero(t, s.rdb.Exists(ctx, s.p.unique("ready"), s.p.unique("delayed"), s.p.unique("parked"), s.p.delayed, s.p.envelopes).Val())
 		require.Equal(t, int64(1), s.rdb.LLen(ctx, s.p.parked("k")).Val())
 
+		require.Zero(t, s.rdb.Exists(ctx, s.p.owed).Val())
+		note = "note"
+		require.Equal(t, []any{int64(0), int64(0), int64(0)}, remove("s", 3, entries[1].ID, "z", "delayed", "", "q", "k", "absent"))
+		require.Zero(t, s.rdb.Exists(ctx, s.p.owed).Val(), "nothing is owed of what has stayed or is gone")
+		require.NoError(t, s.rdb.Set(ctx, s.p.owed, "text", 0).Err())
+		require.Contains(t, remove("s", 3, entries[2].ID)[0], "WRONGTYPE")
+		require.Equal(t, "3", s.counter(countPurged))
+		require.NoError(t, s.rdb.Del(ctx, s.p.owed).Err())
 		require.Equal(t, []any{int64(1)}, remove("s", 3, entries[2].ID))
+		require.Equal(t, map[string]string{"id": "note"}, s.rdb.HGetAll(ctx, s.p.owed).Val())
 		require.Equal(t, []string{"third"}, s.rdb.SMembers(ctx, s.p.slots("k")).Val(), "the slot went to the next")
 		require.Zero(t, s.rdb.Exists(ctx, s.p.parked("k"), s.p.parkedKeys).Val())
 		entries = s.rdb.XRange(ctx, s.p.streams[2], "-", "+").Val()
@@ -257,7 +270,8 @@ func TestInspectionAtMaxmemory(t *testing.T) {
 	reply := s.run(reviveScript, s.p.reviveKeys(nil), s.p.prefix, "dead", 1000).([]any)
 	require.Contains(t, reply[0], "OOM")
 	require.Equal(t, []any{int64(1)}, s.run(dropScript, s.p.dropKeys(), "dead2", 1000))
-	require.Equal(t, []any{int64(1), int64(1)}, s.run(removeScript, s.p.removeKeys(s.p.keysOf("", "k")), s.p.prefix, countPurged, "s", 3, entries[0].ID, "z", "delayed", ""))
+	require.Equal(t, []any{int64(1), int64(1)}, s.run(removeScript, s.p.removeKeys(s.p.keysOf("", "k")), s.p.prefix, countPurged, "s", 3, entries[0].ID, "first", "note", "z", "delayed", "", "delayed", ""))
+	require.Equal(t, map[string]string{"first": "note"}, rdb.HGetAll(ctx, s.p.owed).Val())
 	require.Equal(t, []string{"second"}, rdb.SMembers(ctx, s.p.slots("k")).Val())
 	require.Equal(t, []any{int64(1), int64(0), int64(0), int64(1)}, s.counts())
 }

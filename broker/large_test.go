@@ -116,11 +116,63 @@ func (l *largestReply) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		err := next(ctx, cmd)
 		if c, ok := cmd.(*redis.Cmd); ok {
-			if reply, _ := c.Val().([]any); len(reply) == 3+streams {
+			if reply, _ := c.Val().([]any); len(reply) == fetchValues {
 				tasks, _ := reply[2+streams].(string)
 				l.bytes.Store(max(l.bytes.Load(), int64(len(tasks))))
 			}
 		}
 		return err
+	}
+}
+
+// The maintenance holds few large tasks of a dead worker at a time.
+func TestLargeTasksOfADeadWorkerAreMovedInParts(t *testing.T) {
+	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		c, _ := newTestClient(t, rdb, Config{})
+		_, err := c.queue(t.Context(), "default")
+		require.NoError(t, err)
+		const n, size = 20, 200 << 10
+		s := scripts{t, rdb, newPartition("redisha", "default", 0, 1)}
+		for k := range n {
+			large := keyed(fmt.Sprint(k), "", "")
+			large.deliveries, large.payload = 0, make([]byte, size)
+			s.put(Ready, large)
+		}
+		s.join("dead")
+		entries, _ := s.fetch("dead", n)
+		for len(entries) < n {
+			more, _ := s.fetch("dead", n)
+			entries = append(entries, more...)
+		}
+		require.NoError(t, rdb.Del(t.Context(), s.p.heartbeat("dead")).Err())
+		loads := &loadsInARow{}
+		rdb.AddHook(loads)
+		m, _ := newMaintenance(t, c)
+		require.NoError(t, m.reap(t.Context()))
+		require.LessOrEqual(t, loads.most, 2, "512 KiB, of what is read and what is written")
+		require.Equal(t, "20", s.counter(countReaped))
+		require.Equal(t, QueueInfo{Ready: n}, queueInfo(t, c, "default"))
+	})
+}
+
+// loadsInARow counts how many tasks are read before some are moved.
+type loadsInARow struct{ n, most int }
+
+func (*loadsInARow) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (*loadsInARow) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (l *loadsInARow) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		switch cmd.Name() {
+		case "xrange":
+			l.n++
+			l.most = max(l.most, l.n)
+		case "evalsha", "eval":
+			l.n = 0
+		}
+		return next(ctx, cmd)
 	}
 }

@@ -23,6 +23,7 @@ const (
 	lanesEvery    = time.Minute
 	revokedAge    = 24 * time.Hour // after which nobody will meet an ID that was cancelled
 	orphansEvery  = time.Minute
+	owedEvery     = time.Minute
 	maxOrphans    = 10 // calls for each stream each time, of maxReap entries
 	maxClockJump  = time.Second
 )
@@ -43,6 +44,7 @@ type maintenance struct {
 	lanesAt     time.Time
 	slotsAt     time.Time
 	orphansAt   time.Time
+	owedAt      time.Time
 	recordAt    time.Time // when to store results again, after a store that failed
 }
 
@@ -72,6 +74,7 @@ func (s *source) maintain() {
 func (m *maintenance) once(ctx context.Context) (time.Duration, error) {
 	if m.s.distrust.Swap(false) {
 		m.distrust()
+		m.s.restore(ctx) // which may be on a server that lost more than this one
 	}
 	if time.Now().Before(m.renewAt) {
 		if next, known := m.peek(ctx); known && (next.IsZero() || next.After(m.serverNow())) {
@@ -151,7 +154,7 @@ func (m *maintenance) watchClock(server, sent, heard time.Time) {
 
 // rest is what is done less often than moving due tasks.
 func (m *maintenance) rest(ctx context.Context) error {
-	now := time.Now()
+	s, now := m.s, time.Now()
 	if now.After(m.lanesAt) {
 		m.lanesAt = now.Add(lanesEvery)
 		before := strconv.FormatInt(m.serverNow().Add(-revokedAge).UnixMilli(), 10)
@@ -170,6 +173,15 @@ func (m *maintenance) rest(ctx context.Context) error {
 	if now.After(m.orphansAt) {
 		m.orphansAt = now.Add(orphansEvery)
 		err = errors.Join(err, m.adopt(ctx))
+	}
+	if now.After(m.owedAt) && s.r.w.cfg.Results != nil {
+		m.owedAt = now.Add(owedEvery)
+		// A server of results that hangs must not hold the rest of the maintenance.
+		short, cancel := context.WithTimeout(ctx, min(s.r.w.cfg.Lease/5, recordTimeout))
+		if left, why := s.r.w.c.payAll(short, s.p, s.r.w.cfg.Results); why != nil && s.worthLogging("owed"+why.Error()) {
+			s.r.w.log.Warn("results of tasks that were removed by hand are not written yet", "queue", s.p.queue, "partition", s.p.index, "tasks", left, "err", why)
+		}
+		cancel()
 	}
 	if now.After(m.slotsAt) {
 		m.slotsAt = now.Add(slotsEvery)
@@ -287,14 +299,23 @@ func (m *maintenance) reapStream(ctx context.Context, consumer string, stream in
 			return err
 		}
 		var batch []*verdict
+		bytes := 0 // of the tasks that are in memory
 		for _, p := range pending {
-			v, err := m.reaped(entry{stream, p.ID})
+			v, err := m.reaped(ctx, entry{stream, p.ID})
 			if err != nil {
 				return err
 			}
-			if v != nil {
-				batch = append(batch, v)
+			if v == nil {
+				continue
 			}
+			batch = append(batch, v)
+			if bytes += len(v.raw) + len(v.value); bytes < maxMoveBytes {
+				continue
+			}
+			if err := m.moveDead(ctx, consumer, batch); err != nil {
+				return err
+			}
+			batch, bytes = nil, 0
 		}
 		if err := m.moveDead(ctx, consumer, batch); err != nil {
 			return err
@@ -307,9 +328,9 @@ func (m *maintenance) reapStream(ctx context.Context, consumer string, stream in
 }
 
 // reaped decides what becomes of an entry whose worker has died; nil to leave it.
-func (m *maintenance) reaped(at entry) (*verdict, error) {
+func (m *maintenance) reaped(ctx context.Context, at entry) (*verdict, error) {
 	s := m.s
-	raw, err := s.load(s.r.base, at)
+	raw, err := s.load(ctx, at)
 	if err != nil {
 		return nil, err
 	}

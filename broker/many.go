@@ -22,7 +22,9 @@ type Published struct {
 // Config.PublishTimeout bounds each batch. When ctx ends, what was not sent is not
 // published. What options say is true of each task, but for [ID]: it names all of
 // them, and each gets the ID [DerivedID](id, index). So a PublishMany that was
-// interrupted may be repeated with the same arguments.
+// interrupted may be repeated with the same arguments. Of tasks with the same
+// [Unique] key the first is published, and the others have a [*DuplicateError] with
+// its ID.
 func (t *Task[A]) PublishMany(ctx context.Context, c *Client, args []A, opts ...PublishOption) ([]Published, error) {
 	if t == nil {
 		return nil, fmt.Errorf("broker: publish: %w", errUndefined)

@@ -154,3 +154,21 @@ func TestASkippedTaskEndsWithoutRetryOrDeadLetter(t *testing.T) {
 	require.NotPanics(t, func() { _ = (*SkipError)(nil).Error() + (*SnoozeError)(nil).Error() })
 	require.NoError(t, (*SkipError)(nil).Unwrap())
 }
+
+// Else a task that is put off for months would be poison after five crashes.
+func TestASnoozeForgetsDeliveriesWithoutAnEnd(t *testing.T) {
+	each(t, func(t *testing.T, c *Client, _ *logs) {
+		unfinished := make(chan int, 9)
+		put(t, c, envelope{id: "a", task: "a", deliveries: 3})
+		startWorker(t, c, WorkerConfig{}, func(w *Worker) {
+			NewTask[int]("a", TaskConfig{}).Handle(w, func(ctx context.Context, _ int) error {
+				if unfinished <- FromContext(ctx).Unfinished; len(unfinished) == 1 {
+					return Snooze(0)
+				}
+				return nil
+			})
+		})
+		awaitCount(t, 1, func() uint64 { return c.Stats().Succeeded })
+		require.Equal(t, []int{3, 0}, []int{<-unfinished, <-unfinished})
+	})
+}

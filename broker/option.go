@@ -61,8 +61,8 @@ func At(t time.Time) PublishOption {
 // ID gives the task an ID instead of a generated one: 1 to 255 bytes, none of
 // them a control character or a brace. For a day, and as long as the task is
 // delayed, a task with that ID is not published a second time to the same queue:
-// so a publish may be repeated, and a request or an event has one task. Publish
-// then returns the same ID and no error.
+// so a publish may be repeated, also at the same time, and a request or an event has
+// one task. Publish then returns the same ID and no error.
 func ID(id string) PublishOption {
 	return func(o *publishOptions) {
 		o.id, o.given = id, true

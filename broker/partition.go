@@ -45,6 +45,7 @@ type partition struct {
 	counters   string          // st
 	revoked    string          // rv
 	paused     string          // pause
+	owed       string          // owed
 }
 
 func newPartition(namespace, queue string, index, of int) *partition {
@@ -56,7 +57,7 @@ func newPartition(namespace, queue string, index, of int) *partition {
 		dead: t + "dl", deadTasks: t + "dlh",
 		lanes: t + "pd", lanesSeen: t + "pdz",
 		parkedKeys: t + "kz", maintainer: t + "mt", counters: t + "st",
-		revoked: t + "rv", paused: t + "pause",
+		revoked: t + "rv", paused: t + "pause", owed: t + "owed",
 	}
 }
 

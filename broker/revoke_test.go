@@ -144,3 +144,28 @@ func TestOldRevocationsAreForgotten(t *testing.T) {
 		require.Equal(t, []string{"young"}, c.conn.ZRange(t.Context(), p.revoked, 0, -1).Val())
 	})
 }
+
+// A blocking read passes by fetch.lua, which knows what was revoked.
+func TestARevokedTaskIsNotStartedByABlockingRead(t *testing.T) {
+	each(t, func(t *testing.T, c *Client, _ *logs) {
+		task := NewTask[int]("a", TaskConfig{})
+		inspector, err := NewInspector(c, nil)
+		require.NoError(t, err)
+		started := make(chan string, 9)
+		startWorker(t, c, WorkerConfig{}, func(w *Worker) {
+			task.Handle(w, func(ctx context.Context, _ int) error { started <- FromContext(ctx).ID; return nil })
+		})
+		publish(t, task, c, 1, ID("first"))
+		require.Equal(t, "first", receive(t, started))
+		done, err := inspector.Cancel(t.Context(), "default", "x")
+		require.NoError(t, err)
+		require.False(t, done)
+		time.Sleep(blockFor + 100*time.Millisecond) // the read that waits began later
+		publish(t, task, c, 1, ID("x"))
+		awaitCount(t, 1, func() uint64 { return c.Stats().Cancelled })
+		publish(t, task, c, 1, ID("last"))
+		require.Equal(t, "last", receive(t, started))
+		awaitQueue(t, c, "default", QueueInfo{})
+		require.Zero(t, c.conn.ZCard(t.Context(), newPartition("redisha", "default", 0, 1).revoked).Val())
+	})
+}

@@ -20,11 +20,12 @@ type run struct {
 
 	deadlines deadlines // of the handlers that wait for their context
 
-	base    context.Context // for calls that must go on while the run drains
-	reads   context.Context // for those of fetchers and maintenance; ends when they must not hold the drain any longer
-	unread  context.CancelFunc
+	base    context.Context // for calls that must go on while the run drains; ends when verdicts are given up
+	giveUp  context.CancelFunc
 	storing context.Context // for storing results; ends with settled
 	unstore context.CancelFunc
+	reads   context.Context // for those of fetchers and maintenance; ends when they must not hold the drain any longer
+	unread  context.CancelFunc
 	stop    context.Context // ends when no more tasks shall be taken
 	stopAll context.CancelCauseFunc
 	work    context.Context // parent of the handlers' contexts
@@ -59,10 +60,12 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer w.stop()
 	r := &run{
 		w: w, name: instanceName(), handlers: w.handlers, floor: newFloor(w.cfg.Concurrency),
-		base: context.WithoutCancel(ctx), settled: make(chan struct{}), dead: make(chan struct{}),
+		settled: make(chan struct{}), dead: make(chan struct{}),
 	}
 	r.stop, r.stopAll = context.WithCancelCause(ctx)
 	defer r.stopAll(nil)
+	r.base, r.giveUp = context.WithCancel(context.WithoutCancel(ctx))
+	defer r.giveUp()
 	r.work, r.cancel = context.WithCancelCause(r.base)
 	defer r.cancel(nil)
 	r.reads, r.unread = context.WithCancel(r.base)
@@ -103,6 +106,16 @@ func (r *run) stopWithClient() (detach func()) {
 	return func() {
 		close(done)
 		watcher.Wait()
+	}
+}
+
+// closing reports whether the client is being closed.
+func (r *run) closing() bool {
+	select {
+	case <-r.w.c.closing:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -211,14 +224,19 @@ func (r *run) drain() error {
 		close(r.settled)
 		r.unstore()
 	})
+	// A connection may try for a minute.
+	cut := time.AfterFunc(settleTimeout+time.Second, r.giveUp)
+	defer cut.Stop()
 	r.settlers.Wait()
 	if giveUp.Stop() {
 		close(r.settled)
 	}
 	r.keepers.Wait()
+	var leavers sync.WaitGroup // a server that is away costs its time once
 	for _, s := range r.sources {
-		s.leave()
+		leavers.Go(s.leave)
 	}
+	leavers.Wait()
 	if r.cut.Load() {
 		return ErrDrainTimeout
 	}

@@ -28,9 +28,10 @@ type source struct {
 	distrust  atomic.Bool  // the primary has changed: see maintenance.quiet
 	clock     atomic.Pointer[reading]
 
-	step   int           // how many tasks fetch.lua reads at a time
-	joined chan struct{} // a token after each join
-	fenced chan struct{} // a token after each loss of the lease
+	revoking bool          // some tasks of the partition were cancelled, when last asked
+	step     int           // how many tasks fetch.lua reads at a time
+	joined   chan struct{} // a token after each join
+	fenced   chan struct{} // a token after each loss of the lease
 	blocking
 }
 
@@ -108,11 +109,20 @@ type lease struct {
 	watched map[*attempt]struct{}
 }
 
+// safeFor is for how long after a heartbeat a lease is believed to be there.
+func safeFor(lease time.Duration) time.Duration { return lease / 5 * 4 }
+
+// beatTimeout bounds a heartbeat: a connection that hangs must leave time for
+// another try.
+func beatTimeout(lease time.Duration) time.Duration {
+	return max(lease/5, min(lease/5*2, time.Second))
+}
+
 // safe reports whether tasks may be started: nobody else can have taken them yet.
 func (l *lease) safe(d time.Duration) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.ctx.Err() == nil && time.Since(l.renewed) < d*4/5
+	return l.ctx.Err() == nil && time.Since(l.renewed) < safeFor(d)
 }
 
 // current returns the lease, nil if there is none.
@@ -170,19 +180,22 @@ func (s *source) join() bool {
 	consumer := s.r.name + ":" + strconv.Itoa(s.joins)
 	s.mu.Unlock()
 	sent := time.Now()
-	bad, err := joinScript.Run(s.r.base, s.r.w.c.conn, s.p.consumerKeys(consumer), cfg.Lease.Milliseconds()).StringSlice()
+	bad, err := joinScript.Run(s.r.stop, s.r.w.c.conn, s.p.consumerKeys(consumer), cfg.Lease.Milliseconds()).StringSlice()
 	if err != nil {
+		if s.r.stop.Err() != nil {
+			return false // not waited for any longer
+		}
 		s.trouble("cannot join the queue", err)
 		return false
 	}
 	s.warnBad(bad)
 	if again {
-		s.restore()
+		s.restore(s.r.stop)
 	}
 	l := &lease{consumer: consumer, renewed: sent, keys: s.p.fetchKeys(consumer)}
 	l.ctx, l.cancel = context.WithCancelCause(s.r.work)
 	s.mu.Lock()
-	l.fence = time.AfterFunc(time.Until(sent.Add(cfg.Lease*4/5)), func() { s.lose(l, "no heartbeat arrived in time") })
+	l.fence = time.AfterFunc(time.Until(sent.Add(safeFor(cfg.Lease))), func() { s.lose(l, "no heartbeat arrived in time") })
 	s.lease = l
 	s.look = []time.Time{sent.Add(cfg.Lease / 3)}
 	s.mu.Unlock()
@@ -192,20 +205,20 @@ func (s *source) join() bool {
 
 // ensureGroups creates the groups that are missing.
 func (s *source) ensureGroups(l *lease) {
-	bad, err := joinScript.Run(s.r.base, s.r.w.c.conn, s.p.consumerKeys(l.consumer), 0).StringSlice()
+	bad, err := joinScript.Run(s.r.reads, s.r.w.c.conn, s.p.consumerKeys(l.consumer), 0).StringSlice()
 	if err != nil {
 		s.trouble("cannot create the consumer group", err)
 		return
 	}
 	s.warnBad(bad)
-	s.restore()
+	s.restore(s.r.reads)
 	s.r.w.log.Warn("consumer group was missing and is made anew: tasks that run may run again", "queue", s.p.queue, "partition", s.p.index)
 }
 
 // restore makes sure that the queue's metadata has survived what cost a lease or
 // a group.
-func (s *source) restore() {
-	if err := s.r.w.c.restore(s.r.base, s.p.queue, s.p.of); err != nil {
+func (s *source) restore(ctx context.Context) {
+	if err := s.r.w.c.restore(ctx, s.p.queue, s.p.of); err != nil && ctx.Err() == nil {
 		s.trouble("queue metadata not restored", err)
 	}
 }
@@ -222,8 +235,7 @@ func (s *source) renew(l *lease) {
 	if s.current() != l {
 		return
 	}
-	// A connection that hangs must leave time for another try.
-	ctx, cancel := context.WithTimeout(s.r.base, max(cfg.Lease/5, min(cfg.Lease*2/5, time.Second)))
+	ctx, cancel := context.WithTimeout(s.r.base, beatTimeout(cfg.Lease))
 	defer cancel()
 	sent := time.Now()
 	s.ledger.mu.Lock()
@@ -239,7 +251,7 @@ func (s *source) renew(l *lease) {
 		l.mu.Lock()
 		l.renewed = sent
 		l.mu.Unlock()
-		l.fence.Reset(time.Until(sent.Add(cfg.Lease * 4 / 5)))
+		l.fence.Reset(time.Until(sent.Add(safeFor(cfg.Lease))))
 	}
 }
 
@@ -259,7 +271,7 @@ func (s *source) endRevoked(l *lease) {
 		return
 	}
 	c := s.r.w.c.conn
-	ctx, cancel := context.WithTimeout(s.r.base, max(s.r.w.cfg.Lease/5, min(s.r.w.cfg.Lease*2/5, time.Second)))
+	ctx, cancel := context.WithTimeout(s.r.base, beatTimeout(s.r.w.cfg.Lease))
 	defer cancel()
 	n, err := c.ZCard(ctx, s.p.revoked).Result()
 	for err == nil && n > 0 && len(running) > 0 {
@@ -316,7 +328,7 @@ func (s *source) leave() {
 	}
 	l.fence.Stop()
 	l.cancel(nil)
-	ctx, cancel := context.WithTimeout(s.r.base, settleTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.r.base), settleTimeout)
 	defer cancel()
 	_, err := leaveScript.Run(ctx, s.r.w.c.conn, s.p.leaveKeys(l.consumer), l.consumer, s.r.name, 0).Int()
 	if err != nil && !fatal(err) {

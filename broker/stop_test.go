@@ -2,7 +2,9 @@ package broker
 
 import (
 	"context"
+	"math"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -10,6 +12,8 @@ import (
 
 	"github.com/redisha/redisha/broker/result"
 	"github.com/redisha/redisha/internal/redistest"
+	"github.com/redisha/redisha/internal/redistest/both"
+	"github.com/redisha/redisha/internal/testserver"
 )
 
 func TestAWorkerThatIsIdleStopsWithoutError(t *testing.T) {
@@ -103,4 +107,90 @@ func TestAServerOfResultsThatHangsHoldsOnlyTasksWithResults(t *testing.T) {
 	require.NoError(t, results.Continue())
 	awaitQueue(t, c, "default", QueueInfo{})
 	require.NoError(t, stop())
+}
+
+// A connection tries for a minute, an orchestrator waits for half of one.
+func TestRunEndsInTimeWithoutRedis(t *testing.T) {
+	for name, away := range map[string]func(*testserver.Server){
+		"stopped": func(s *testserver.Server) { s.Stop() },
+		"hanging": func(s *testserver.Server) { s.Hang(true) },
+	} {
+		for _, when := range []string{"idle", "a verdict", "the lease is lost"} {
+			t.Run(name+", "+when, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := testserver.New(t)
+					c, _ := newTestClient(t, ownClient(t, "redis://127.0.0.1:6379?pool_size=1024", s.Dial), Config{Partitions: 6})
+					task := NewTask[int]("a", TaskConfig{})
+					began, release := make(chan struct{}), make(chan struct{})
+					stop := startWorker(t, c, WorkerConfig{Lease: 2 * time.Second, DrainTimeout: time.Second}, func(w *Worker) {
+						task.Handle(w, func(context.Context, int) error { close(began); <-release; return nil })
+					})
+					if when == "a verdict" {
+						publish(t, task, c, 1)
+						<-began
+					}
+					time.Sleep(time.Second)
+					away(s)
+					if when == "the lease is lost" {
+						time.Sleep(5 * time.Second)
+					}
+					close(release)
+					start := time.Now()
+					require.NoError(t, stop())
+					require.Less(t, time.Since(start), time.Second+2*settleTimeout+5*time.Second, "the drain, the verdicts, the goodbye, and what reads take")
+					s.Hang(false)
+				})
+			})
+		}
+	}
+}
+
+// What a handler publishes is refused then, which is no failure of its own.
+func TestHandlersThatPublishWhileTheClientClosesBurnNoAttempt(t *testing.T) {
+	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		c, _ := newTestClient(t, rdb, Config{})
+		task := NewTask[int]("a", TaskConfig{MaxAttempts: 1})
+		began := make(chan struct{})
+		stop := startWorker(t, c, WorkerConfig{}, func(w *Worker) {
+			task.Handle(w, func(ctx context.Context, _ int) error {
+				close(began)
+				<-c.closing
+				_, err := task.Publish(ctx, c, 2)
+				return err
+			})
+		})
+		publish(t, task, c, 1)
+		<-began
+		require.NoError(t, c.Close())
+		require.ErrorIs(t, stop(), ErrClosed)
+		other, _ := newTestClient(t, rdb, Config{})
+		require.Equal(t, QueueInfo{Ready: 1}, queueInfo(t, other, "default"))
+	})
+}
+
+// "For ever" is written as the longest duration there is.
+func TestTheLongestDurationsAreNoShortOnes(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *testserver.Server, _ *Client, _ *logs) {
+		const forever = time.Duration(math.MaxInt64)
+		c, _ := newTestClient(t, bubbleRedis(t, s), Config{CloseTimeout: forever, PublishTimeout: forever, ConfirmTimeout: forever, DegradeAfter: forever})
+		task := NewTask[int]("a", TaskConfig{Timeout: forever, Retention: forever})
+		began, ended := make(chan struct{}), make(chan error, 1)
+		startWorker(t, c, WorkerConfig{Lease: forever, DrainTimeout: forever}, func(w *Worker) {
+			task.Handle(w, func(ctx context.Context, _ int) error {
+				close(began)
+				time.Sleep(time.Hour)
+				ended <- ctx.Err()
+				return nil
+			})
+		})
+		publish(t, task, c, 1)
+		time.Sleep(time.Second)
+		select {
+		case <-began:
+		default:
+			require.Fail(t, "it is not started")
+		}
+		require.NoError(t, c.Close())
+		require.NoError(t, <-ended)
+	})
 }

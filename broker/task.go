@@ -78,8 +78,10 @@ type TaskConfig struct {
 
 	// QueueLimit refuses a publish with [ErrQueueFull] while the queue has so many
 	// tasks, ready, delayed and running ones together, and of those that wait for
-	// their [Key] the ones of the same key. Each partition has its part of the
-	// number. Defaults to 0, no limit.
+	// their [Key] the ones of the same key: those of other keys are not counted,
+	// so that a busy key does not shut the queue to the others, and a queue may
+	// hold so many for each key. Each partition has its part of the number.
+	// Defaults to 0, no limit.
 	QueueLimit int
 }
 

@@ -505,3 +505,22 @@ func TestAGivenIDIsFreeAfterADay(t *testing.T) {
 		require.Equal(t, QueueInfo{Ready: 2, Delayed: 1}, queueInfo(t, c, "default"))
 	})
 }
+
+// On a Cluster the server that has a queue's metadata may lose it, when those that
+// have its tasks lose nothing.
+func TestMetadataThatAFailoverLostIsWrittenAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, _ *testserver.Server, c *Client, _ *logs) {
+		task := NewTask[int]("a", TaskConfig{})
+		publish(t, task, c, 1)
+		key := metadataKey("redisha", "default")
+		m, s := newMaintenance(t, c)
+		require.NoError(t, c.conn.Del(t.Context(), key).Err())
+		_, err := m.once(t.Context())
+		require.NoError(t, err)
+		require.Zero(t, c.conn.Exists(t.Context(), key).Val())
+		s.distrust.Store(true) // as a new epoch does
+		_, err = m.once(t.Context())
+		require.NoError(t, err)
+		require.Contains(t, c.conn.Get(t.Context(), key).Val(), `"partitions":1,`)
+	})
+}

@@ -6,7 +6,7 @@
 --
 -- KEYS[1..4] T:s:r, T:s:0, T:s:1, T:s:2  KEYS[5] T:z  KEYS[6] T:zh  KEYS[7] T:dl
 -- KEYS[8] T:dlh  KEYS[9] T:kz  KEYS[10] T:pd  KEYS[11] T:pdz  KEYS[12] T:st
--- KEYS[13] T:rv  KEYS[14] T:pause  KEYS[15] T:mt
+-- KEYS[13] T:rv  KEYS[14] T:pause  KEYS[15] T:mt  KEYS[16] T:owed
 -- ARGV[1] ms for which no lane must have been used
 for i = 1, 4 do
   if redis.call('XLEN', KEYS[i]) > 0 then

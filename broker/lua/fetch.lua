@@ -1,13 +1,13 @@
 -- fetch.lua ends tasks that are done (see ends.lua, which is put before it), and
 -- reads new tasks for a consumer, from the streams in their order.
 --
--- It returns {state, time, done, done, done, done, tasks}. The state is
+-- It returns {state, time, done, done, done, done, tasks, revoking}. The state is
 -- "" or the error of a stream, behind which the others were read all the same; or
 -- "gone" if the consumer has no heartbeat, "paused" if the partition is, and
 -- nothing was read. Then the server's time in ms; what ends returns; and the
 -- tasks: for each the stream, counted from 0, with an x behind it if the task was
 -- revoked; a space, the entry ID, a space, the bytes of the envelope, a space, and
--- the envelope.
+-- the envelope. At last 1 if any task is revoked, else 0.
 --
 -- XREADGROUP is bounded by a number of tasks only. So it is asked for few at a
 -- time, for one after a task of more than 128 KiB, and for no more once they have
@@ -18,9 +18,9 @@
 -- ARGV[1] consumer    ARGV[2] tasks at most    ARGV[3] how many to read at a time
 -- ARGV[4..] what ends reads
 local done = ends(string.sub(KEYS[6], 1, -3), KEYS[6], 2, 4)
-local out = {'', milliseconds(), done[1], done[2], done[3], done[4], ''}
 local revoking = redis.pcall('ZCARD', KEYS[7])
 revoking = type(revoking) == 'number' and revoking > 0
+local out = {'', milliseconds(), done[1], done[2], done[3], done[4], '', revoking and 1 or 0}
 if redis.call('EXISTS', KEYS[1]) == 0 then
   out[1] = 'gone'
   return out

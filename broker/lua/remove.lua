@@ -1,15 +1,17 @@
 -- remove.lua takes tasks that no worker has out of a partition: ready, delayed and
 -- parked ones. They release their unique keys and give up their slots, so that
--- parked tasks may start.
+-- parked tasks may start. What is still to be written of a task, its result, is noted
+-- in T:owed in the same step.
 --
 -- It returns for each task 1 if it was removed; 0 if it is not there any more, or a
 -- worker has it; or an error, and the task has stayed.
 --
 -- KEYS[1..4] T:s:r, T:s:0, T:s:1, T:s:2  KEYS[5] T:z  KEYS[6] T:zh  KEYS[7] T:kz
--- KEYS[8] T:st; then the unique and concurrency keys of the tasks
+-- KEYS[8] T:st  KEYS[9] T:owed; then the unique and concurrency keys of the tasks
 -- ARGV[1] T:    ARGV[2] counter
 -- then for each task: s, number of its stream (1..4), entry ID
 -- or: z, its name in T:z, ""    or: q, concurrency key, envelope
+-- and behind that its ID and the note, or ""
 local T = ARGV[1]
 local now = milliseconds()
 
@@ -67,9 +69,15 @@ local function fromParked(key, envelope)
   return there
 end
 
-local out, removed = {}, 0
-for at = 3, #ARGV, 3 do
-  local from, where, what, reply = ARGV[at], ARGV[at + 1], ARGV[at + 2], nil
+local function remove(from, where, what, id, note)
+  if note ~= '' then -- before the task goes, which cannot fail behind that
+    redis.pcall('HDEL', KEYS[9], '') -- a write, so that the next may exceed maxmemory
+    local err = failed(redis.pcall('HSET', KEYS[9], id, note))
+    if err then
+      return err
+    end
+  end
+  local reply
   if from == 's' then
     reply = fromStream(KEYS[tonumber(where)], what)
   elseif from == 'z' then
@@ -77,6 +85,15 @@ for at = 3, #ARGV, 3 do
   else
     reply = fromParked(where, what)
   end
+  if note ~= '' and reply ~= 1 then
+    redis.call('HDEL', KEYS[9], id)
+  end
+  return reply
+end
+
+local out, removed = {}, 0
+for at = 3, #ARGV, 5 do
+  local reply = remove(unpack(ARGV, at, at + 4))
   if reply == 1 then
     removed = removed + 1
   end

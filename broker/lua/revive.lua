@@ -1,5 +1,5 @@
 -- revive.lua makes dead letters ready again (or parks them, if their key has no
--- slot), as their first attempt, published now. A letter is added before it is
+-- slot), as their first attempt, published now, and not cancelled any more. A letter is added before it is
 -- removed, and what could fail is tried before that.
 --
 -- It returns for each letter 1 if it was revived; 0 if it is gone or has died anew
@@ -8,7 +8,7 @@
 -- stayed.
 --
 -- KEYS[1] T:dl  KEYS[2] T:dlh  KEYS[3] T:st  KEYS[4..6] T:s:0, T:s:1, T:s:2
--- KEYS[7] T:kz; then the unique and concurrency keys of the letters
+-- KEYS[7] T:kz  KEYS[8] T:rv; then the unique and concurrency keys of the letters
 -- ARGV[1] T:    then for each letter: its name in T:dl, its score there
 local T = ARGV[1]
 local now = milliseconds()
@@ -47,6 +47,7 @@ local function revive(name, died)
   end
   redis.call('ZREM', KEYS[1], name)
   redis.call('HDEL', KEYS[2], name)
+  redis.pcall('ZREM', KEYS[8], p.id)
   redis.pcall('HINCRBY', KEYS[3], 'revived', 1)
   return 1
 end
