@@ -34,6 +34,10 @@ func (r *run) handle(t *task) {
 		if v.kind == undecided {
 			v = release(t, time.Second)
 		}
+		if t.void.Load() { // what it says of its entry would be said of another task
+			r.w.c.counts.lost.Inc()
+			v.kind = noteVerdict
+		}
 		t.s.inbox.put(v)
 		if !finished {
 			next := r.floor.next(t.s)

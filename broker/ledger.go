@@ -89,8 +89,11 @@ func (l *ledger) standing(d delivered) standing {
 		l.newest[d.stream] = p
 		return unseen
 	}
-	if t := l.known[d.entry]; t != nil && bytes.Equal(t.raw, d.raw) {
-		return held
+	if t := l.known[d.entry]; t != nil {
+		if bytes.Equal(t.raw, d.raw) {
+			return held
+		}
+		t.void.Store(true)
 	}
 	if sum, ok := l.remembers(p); ok && sum == maphash.Bytes(l.seed, d.raw) {
 		return ended

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/redisha/redisha/broker/result"
 	"github.com/redisha/redisha/internal/redistest"
 	"github.com/redisha/redisha/internal/redistest/both"
 	"github.com/redisha/redisha/internal/testserver"
@@ -160,4 +161,47 @@ func TestManyAcknowledgementsAreRemembered(t *testing.T) {
 		}
 	})
 	require.Less(t, time.Since(start), 4*time.Second, "it takes many times as long when each one moves all others")
+}
+
+// A failover to a server whose clock is behind may give the entry ID of a task that
+// it lost, and that still runs, to another one. The end of the first is not the
+// second's.
+func TestATaskUnderTheEntryIDOfALostOneIsItsOwn(t *testing.T) {
+	each(t, func(t *testing.T, c *Client, _ *logs) {
+		results := newResults(t, c.conn.Unwrap(), result.Config{})
+		task := NewTask[string]("a", TaskConfig{Backoff: atOnce, Retention: time.Hour})
+		began, first, second := make(chan string, 9), make(chan struct{}), make(chan struct{})
+		startWorker(t, c, WorkerConfig{Results: results}, func(w *Worker) {
+			task.Handle(w, func(ctx context.Context, name string) error {
+				began <- name
+				switch {
+				case name == "lost":
+					<-first
+				case FromContext(ctx).Attempt == 1:
+					<-second
+					return errTest
+				}
+				return nil
+			})
+		})
+		lost := publish(t, task, c, "lost")
+		require.Equal(t, "lost", receive(t, began))
+		key := newPartition("redisha", "default", 0, 1).streams[2]
+		entries, err := c.conn.XRange(t.Context(), key, "-", "+").Result()
+		require.NoError(t, err)
+		require.Len(t, entries, 1)
+		e := appendEnvelope(nil, &envelope{priority: 1, attempt: 1, maxAttempts: 3, enqueued: 1, id: "other", task: "a", payload: c.compress.AppendEncode(nil, []byte(`"other"`))})
+		require.NoError(t, c.conn.Del(t.Context(), key).Err())
+		require.NoError(t, c.conn.XAdd(t.Context(), &redis.XAddArgs{Stream: key, ID: entries[0].ID, Values: []any{field, e}}).Err())
+		require.Equal(t, "other", receive(t, began))
+		close(first)
+		r, err := results.Wait(t.Context(), lost)
+		require.NoError(t, err)
+		require.Equal(t, result.Success, r.State, "it was done all the same")
+		awaitCount(t, 1, func() uint64 { return c.Stats().Lost })
+		close(second)
+		require.Equal(t, "other", receive(t, began), "its second attempt")
+		awaitQueue(t, c, "default", QueueInfo{})
+		require.Empty(t, began)
+	})
 }

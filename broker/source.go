@@ -69,6 +69,7 @@ type task struct {
 
 	running   atomic.Pointer[attempt]
 	cancelled atomic.Bool // while it ran
+	void      atomic.Bool // another task has come under its entry ID
 }
 
 // tasksOf makes tasks of what was read under l.
