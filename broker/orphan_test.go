@@ -92,6 +92,24 @@ func TestAnAcknowledgementDeletesNoTaskThatWasNotDelivered(t *testing.T) {
 		entries := s.rdb.XRange(ctx, s.p.streams[2], "-", "+").Val()
 		require.Len(t, entries, 1, "delivered, done, and nobody's: it goes")
 		require.Equal(t, "10-2", entries[0].ID)
+
+		// Numbers are compared, and not their digits; tasks with keys go the same way.
+		add("10-9")
+		add("10-10")
+		s.join("b")
+		s.fetch("b", 2)
+		require.Equal(t, int64(2), ack("10-2", "10-9", "10-10"))
+		keyed := func(id string) any {
+			return s.run(ackScript, append(s.p.ackKeys(), s.p.unique("u")), 0, 0, 0, 0, 3, id, id, "u", "").([]any)[2]
+		}
+		require.NoError(t, s.rdb.Set(ctx, s.p.unique("u"), "10-10", 0).Err())
+		require.Equal(t, int64(0), keyed("10-10"))
+		require.Equal(t, int64(1), s.rdb.XLen(ctx, s.p.streams[2]).Val(), "it is for others")
+		require.Equal(t, int64(1), s.rdb.Exists(ctx, s.p.unique("u")).Val())
+		s.fetch("b", 1)
+		require.Equal(t, int64(1), keyed("10-10"))
+		require.Zero(t, s.rdb.Exists(ctx, s.p.unique("u")).Val())
+		require.Zero(t, s.rdb.XLen(ctx, s.p.streams[2]).Val())
 	})
 }
 

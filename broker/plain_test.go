@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 )
 
@@ -132,4 +133,17 @@ func TestABatchIsPlainOnlyIfNoTaskNeedsMore(t *testing.T) {
 		b := batch{tasks: c.tasks}
 		require.Equal(t, c.plain, b.plain(), name)
 	}
+}
+
+// Else the maintenance would forget a lane that is used every day.
+func TestALaneThatIsUsedIsNoted(t *testing.T) {
+	eachScripts(t, func(t *testing.T, s scripts) {
+		ctx := t.Context()
+		s.publish("lane", 1, nil, "1", s.envelope("a"))
+		require.NoError(t, s.rdb.ZAdd(ctx, s.p.lanesSeen, redis.Z{Member: "lane", Score: 1}).Err())
+		s.publish("lane", 2, nil, "1", s.envelope("b"))
+		require.EqualValues(t, 1, s.rdb.ZScore(ctx, s.p.lanesSeen, "lane").Val(), "not each time")
+		require.NoError(t, publishScript.Run(ctx, s.rdb, s.p.publishKeys(), "lane", 3, "1", s.envelope("c")).Err())
+		require.Greater(t, s.rdb.ZScore(ctx, s.p.lanesSeen, "lane").Val(), 1e12)
+	})
 }
