@@ -73,6 +73,10 @@ func TestPublishScriptTakesNoMoreThanTheQueueMayHold(t *testing.T) {
 		require.Equal(t, []any{"3", "f", "2"}, reply, "delayed ones count")
 		require.Zero(t, s.rdb.Exists(t.Context(), s.p.unique("l"), s.p.idMark("m")).Val(), "what was not taken leaves nothing")
 		require.Equal(t, []any{int64(3), int64(0), int64(1), int64(0)}, s.counts())
+		require.NoError(t, s.rdb.Rename(t.Context(), s.p.streams[2], s.p.streams[releasedStream]).Err())
+		reply, err = s.publishTasks("a", "4", nil, s.task("0", ";0;0;0;4;", s.envelope("n")))
+		require.NoError(t, err)
+		require.Equal(t, []any{"4", "f", "3"}, reply, "and those that were given back")
 	})
 }
 

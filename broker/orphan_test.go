@@ -110,6 +110,13 @@ func TestAnAcknowledgementDeletesNoTaskThatWasNotDelivered(t *testing.T) {
 		require.Equal(t, int64(1), keyed("10-10"))
 		require.Zero(t, s.rdb.Exists(ctx, s.p.unique("u")).Val())
 		require.Zero(t, s.rdb.XLen(ctx, s.p.streams[2]).Val())
+		add("11-1")
+		s.fetch("b", 1)
+		require.NoError(t, s.rdb.Set(ctx, s.p.unique("u"), "11-1", 0).Err())
+		require.NoError(t, s.rdb.XGroupDelConsumer(ctx, s.p.streams[2], group, "b").Err())
+		require.Equal(t, int64(0), keyed("11-1"))
+		require.Zero(t, s.rdb.Exists(ctx, s.p.unique("u")).Val(), "delivered, done, and nobody's: its keys are free")
+		require.Zero(t, s.rdb.XLen(ctx, s.p.streams[2]).Val())
 	})
 }
 
