@@ -186,6 +186,49 @@ func TestAWorkerWithoutHeartbeatEndsItsHandlersBeforeTheLease(t *testing.T) {
 	})
 }
 
+// Joining is the first heartbeat.
+func TestAWorkerWithoutASecondHeartbeatEndsItsHandlersBeforeTheLease(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *testserver.Server, c *Client, _ *logs) {
+		task := NewTask[int]("long", TaskConfig{})
+		began, ended := make(chan struct{}), make(chan error, 1)
+		publish(t, task, c, 1)
+		start := time.Now()
+		startWorker(t, c, WorkerConfig{Lease: 15 * time.Second, DrainTimeout: -1}, func(w *Worker) {
+			task.Handle(w, func(ctx context.Context, _ int) error {
+				close(began)
+				<-ctx.Done()
+				ended <- context.Cause(ctx)
+				return ctx.Err()
+			})
+		})
+		<-began
+		s.Stop()
+		require.ErrorIs(t, <-ended, ErrLeaseLost)
+		require.LessOrEqual(t, time.Since(start), 12*time.Second, "four fifths of the lease")
+	})
+}
+
+// A process that was stopped for a while may see an answer before its timers.
+func TestWhatIsReadTooLateIsNotStarted(t *testing.T) {
+	inBubble(t, func(t *testing.T, _ *testserver.Server, c *Client, _ *logs) {
+		_, s := newMaintenance(t, c)
+		s.r.floor = newFloor(2)
+		s.r.floor.join(2, []*source{s})
+		l := &lease{consumer: "me", ctx: t.Context(), renewed: time.Now()}
+		read := func() int {
+			require.Equal(t, 1, s.r.floor.reserve(s, 1, t.Context(), nil))
+			s.start(l, []delivered{{entry: entry{2, "1-1"}, raw: appendEnvelope(nil, keyed("a", "", ""))}})
+			return len(s.r.floor.ready)
+		}
+		time.Sleep(8 * time.Second) // of a lease of ten
+		require.Zero(t, read())
+		require.Equal(t, 2, s.r.floor.free)
+		l.renewed = time.Now()
+		time.Sleep(8*time.Second - time.Millisecond)
+		require.Equal(t, 1, read())
+	})
+}
+
 // The heartbeat's key is gone while the worker is well, as after a failover that
 // lost it.
 func TestALostHeartbeatFencesAndTheTaskRunsAgain(t *testing.T) {
