@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -227,5 +228,21 @@ func TestSlotsScriptFreesSlotsUnlessSomethingHappenedMeanwhile(t *testing.T) {
 		s.has([]string{"a"}, 1, "a", "b")
 		require.Equal(t, int64(1), s.run(slotsScript, s.p.slotKeys("k"), "k", "1", "a"))
 		s.has([]string{"b"}, 0, "a", "b")
+	})
+}
+
+// A unique key lasts a day from when its task was last moved.
+func TestADueTaskKeepsItsUniqueKeyForADayMore(t *testing.T) {
+	eachScripts(t, func(t *testing.T, s scripts) {
+		ctx := t.Context()
+		s.put(Delayed, keyed("mine", "mine", ""))
+		s.put(Delayed, keyed("late", "another's", ""))
+		require.NoError(t, s.rdb.Set(ctx, s.p.unique("another's"), "another", time.Minute).Err())
+		for _, id := range []string{"mine", "late"} {
+			require.NoError(t, s.rdb.ZAdd(ctx, s.p.delayed, redis.Z{Member: id, Score: 1}).Err())
+		}
+		require.Equal(t, int64(2), s.maintain("me", 10)[2])
+		require.Greater(t, s.rdb.PTTL(ctx, s.p.unique("mine")).Val(), 23*time.Hour)
+		require.LessOrEqual(t, s.rdb.PTTL(ctx, s.p.unique("another's")).Val(), time.Minute)
 	})
 }

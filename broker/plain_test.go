@@ -9,6 +9,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+
+	"github.com/redisha/redisha/internal/redistest"
 )
 
 // publishPlain adds tasks by plain.lua. It returns what publish returns.
@@ -146,4 +148,24 @@ func TestALaneThatIsUsedIsNoted(t *testing.T) {
 		require.NoError(t, publishScript.Run(ctx, s.rdb, s.p.publishKeys(), "lane", 3, "1", s.envelope("c")).Err())
 		require.Greater(t, s.rdb.ZScore(ctx, s.p.lanesSeen, "lane").Val(), 1e12)
 	})
+}
+
+// Who may run scripts and not add entries is told so: nothing was published, and the
+// number is not used up.
+func TestAPublishWithoutPermissionIsRefused(t *testing.T) {
+	server := redistest.New(t, redistest.Config{})
+	admin := scripts{t, server.Client(t), newPartition("redisha", "mail", 0, 1)}
+	admin.publish("lane", 1, nil, "1", admin.envelope("a"))
+	require.NoError(t, admin.rdb.Do(t.Context(), "acl", "setuser", "reader", "on", ">secret", "~*", "+@all", "-xadd").Err())
+	opt := server.Options()
+	opt.Username, opt.Password = "reader", "secret"
+	rdb := redis.NewClient(opt)
+	defer rdb.Close()
+	s := scripts{t, rdb, admin.p}
+	_, err := s.tryPublish("lane", "2", nil, "1", s.envelope("b"))
+	require.Error(t, err)
+	_, err = s.tryPublishPlain("lane", "2", 1, s.envelope("b"))
+	require.Error(t, err)
+	require.Equal(t, "1:1:", s.rdb.HGet(t.Context(), s.p.lanes, "lane").Val())
+	require.Equal(t, []any{"2", "", "1"}, admin.publish("lane", 2, nil, "1", s.envelope("b")))
 }
