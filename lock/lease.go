@@ -38,7 +38,9 @@ type Lease struct {
 	timer     *time.Timer   // fires at the deadline; nil until the first renewal is due, before which that cannot pass
 	skew      time.Duration
 
-	scheduled // the renewer's, under its mutex
+	// The renewer's, under its mutex.
+	scheduled
+	span time.Duration // life, until the first renewal is due; then the TTL
 }
 
 type state uint8
@@ -54,7 +56,7 @@ const (
 // longer, for life until it is renewed.
 func newLease(parent context.Context, c *Client, r *request, held []*redislock.Lock, fence int64, life time.Duration, sent time.Time, skew time.Duration) *Lease {
 	l := &Lease{client: c, request: r, held: held, fence: fence, begun: time.Now(), skew: skew, scheduled: scheduled{index: -1}}
-	l.life = life
+	l.life, l.span = life, life
 	l.deadline = sent.Add(life - margin(life))
 	l.due = sent.Add(life / 3)
 	l.ctx, l.cancel = context.WithCancelCause(parent)

@@ -82,6 +82,9 @@ func (r *renewer) run() (next time.Time) {
 		if len(due) == 0 {
 			break
 		}
+		if len(due) == batchSize {
+			r.armRest()
+		}
 		batch := slices.DeleteFunc(due, func(l *Lease) bool {
 			l.checkClock()
 			return !l.arm()
@@ -102,6 +105,18 @@ func (r *renewer) run() (next time.Time) {
 		return time.Time{}
 	}
 	return earlier(r.held[0].due, r.checked)
+}
+
+// armRest lets those leases be lost in time that are due and that a batch has no
+// room for: it may hang, and so may those behind it.
+func (r *renewer) armRest() {
+	now := time.Now()
+	r.mu.Lock()
+	rest := slices.DeleteFunc(slices.Clone(r.held), func(l *Lease) bool { return l.due.After(now) })
+	r.mu.Unlock()
+	for _, l := range rest {
+		l.arm()
+	}
 }
 
 func (r *renewer) checkClocks() {
@@ -160,7 +175,7 @@ func (r *renewer) press(l *Lease) {
 	if from.Before(r.begun) {
 		from = r.begun
 	}
-	if at := from.Add(l.ttl / waitShare); at.Before(r.relieve) {
+	if at := from.Add(l.span / waitShare); at.Before(r.relieve) {
 		r.relieve = at
 		r.relief.Reset(time.Until(at))
 	}
@@ -210,6 +225,7 @@ func (r *renewer) takeDue() []*Lease {
 			break
 		}
 		due = append(due, l)
+		l.span = l.ttl
 		r.plan(l, now.Add(l.ttl)) // until the outcome is known
 	}
 	return due

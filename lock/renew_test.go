@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/bsm/redislock"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
@@ -139,5 +140,65 @@ func TestALeaseHasItsTimerFromItsFirstRenewalOn(t *testing.T) {
 		require.Equal(t, deadline(9*time.Second), time.Since(start))
 		srv.Hang(false)
 		require.ErrorIs(t, l.Release(t.Context()), ErrLost)
+	})
+}
+
+// However many leases are due at once, each is lost in time when the server hangs.
+func TestEachOfManyLeasesIsLostInTimeWhenTheServerHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const ttl = MinTTL
+		srv := testserver.New(t)
+		c := open(t, srv.Client(t), Config{TTL: ttl})
+		n := 10 * batchSize
+		late := make(chan time.Duration, n)
+		start := time.Now()
+		for i := range n {
+			l := acquire(t, c, fmt.Sprint(i))
+			context.AfterFunc(l.Context(), func() { late <- time.Since(start) - deadline(ttl) })
+		}
+		require.Equal(t, start, time.Now(), "all are of one instant")
+		srv.Hang(true)
+		for range n {
+			require.LessOrEqual(t, <-late, time.Duration(0))
+		}
+		srv.Hang(false)
+		time.Sleep(10 * time.Second)
+	})
+}
+
+// A lease that was handed over lives for two seconds alone, whatever its TTL is.
+func TestALeaseThatWasHandedOverIsRenewedWhileAnotherRenewalHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := testserver.New(t)
+		rdb := srv.Client(t)
+		var hangs atomic.Bool
+		hook := &slowly{takes: func(cmds []redis.Cmder) time.Duration {
+			if renewsScripts(cmds) && about(cmds, "hung") && hangs.CompareAndSwap(true, false) {
+				return 2500 * time.Millisecond
+			}
+			return 0
+		}}
+		c := open(t, rdb, Config{TTL: 30 * time.Second})
+		rdb.AddHook(hook)
+		hung := acquire(t, c, "hung")
+		hangs.Store(true)
+		time.Sleep(10*time.Second + time.Millisecond)
+		require.EqualValues(t, 1, hook.underWay.Load())
+
+		r, err := c.request(t.Context(), "k", nil)
+		require.NoError(t, err)
+		defer c.leave()
+		r.entry = "as one who has queued"
+		g, err := c.store.(single).node.obtain(t.Context(), r)
+		require.NoError(t, err)
+		since := time.Now().Add(-claimTTL/2 + time.Millisecond) // a message that came late
+		l := newLease(t.Context(), c, r, []*redislock.Lock{g.held}, g.token, claimTTL, since, c.clock.skew())
+		require.NoError(t, l.start())
+		time.Sleep(claimTTL)
+		for _, l := range []*Lease{l, hung} {
+			require.NoError(t, l.Context().Err(), l.Key())
+			require.NoError(t, l.Release(t.Context()))
+		}
+		time.Sleep(2 * time.Second)
 	})
 }
