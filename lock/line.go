@@ -449,7 +449,7 @@ func (l *line) note(o *look, clock reading, now time.Time) {
 		return
 	}
 	switch {
-	case isReply(err) && !passes(err): // which the waiters' own attempts get too, and tell
+	case isReply(err) && !passes(err), err != nil && now.Sub(p.told) >= outageMost: // which the waiters' own attempts get too, and tell
 		for _, w := range p.waiters {
 			if !w.trying {
 				w.signal(call{})

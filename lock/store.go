@@ -83,7 +83,8 @@ func (s single) outage(err error, swept bool) error {
 
 // passes reports whether an error reply says that the server will serve soon.
 func passes(err error) bool {
-	return redis.IsLoadingError(err) || redis.IsMasterDownError(err) || redis.IsClusterDownError(err) || redis.IsMaxClientsError(err)
+	return redis.IsLoadingError(err) || redis.IsMasterDownError(err) || redis.IsClusterDownError(err) || redis.IsMaxClientsError(err) ||
+		redis.IsTryAgainError(err) || redis.IsNoReplicasError(err) || redis.HasErrorPrefix(err, "BUSY ")
 }
 
 func (s single) obtain(ctx context.Context, r *request) ([]*redislock.Lock, answer, error) {
