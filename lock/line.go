@@ -422,8 +422,8 @@ func (l *line) send(looks []*look) {
 func (l *line) note(o *look, clock reading, now time.Time) {
 	p := o.place
 	reply, err := o.cmd.Int64Slice()
-	if err == nil && len(reply) != 4 {
-		err = fmt.Errorf("wait.lua returned %d numbers, want 4", len(reply))
+	if err == nil && len(reply) != 5 {
+		err = fmt.Errorf("wait.lua returned %d numbers, want 5", len(reply))
 	}
 	current := o.gen == p.channel.gen
 	if err == nil {
@@ -441,6 +441,9 @@ func (l *line) note(o *look, clock reading, now time.Time) {
 			l.node.sweeper.addEntry(w.request, w.got)
 		case w.trying:
 			w.stale = true
+		case err == nil && reply[4] == int64(i+1): // the message was lost, or comes later than this
+			w.placed = false
+			w.signal(call{})
 		case err == nil:
 			w.placed = current
 		}

@@ -240,6 +240,34 @@ func TestALostMessageCostsTheClaim(t *testing.T) {
 	})
 }
 
+// Where it was lost with the connection, the waiter finds that the lock is his.
+func TestAMessageThatIsLostWithItsConnectionCostsARoundTrip(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := testserver.New(t)
+		holder := open(t, ownClient(t, srv), Config{TTL: time.Hour})
+		c := open(t, ownClient(t, srv), Config{})
+		first := acquire(t, holder, "k")
+		s := &served{start: time.Now()}
+		var wg sync.WaitGroup
+		s.queueUp(t, &wg, 0, c, c, c)
+		srv.SetPreHook(func(_ *server.Peer, cmd string, args ...string) bool {
+			if cmd == "PUBLISH" {
+				args[1] = "y" // which says nothing
+			}
+			return false
+		})
+		s.start = time.Now()
+		require.NoError(t, first.Release(t.Context()))
+		synctest.Wait()
+		srv.SetPreHook(nil)
+		srv.CutConnections()
+		wg.Wait()
+		require.Less(t, slices.Max(s.at), 50*time.Millisecond)
+		require.Equal(t, []int{0, 1, 2}, s.order)
+		requireNoQueue(t, srv)
+	})
+}
+
 func TestThousandsWaitOnOneConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := 3000

@@ -86,15 +86,18 @@ func (m *model) wake() {
 	}
 }
 
-func (m *model) wait(entries ...string) (missing int64) {
-	for _, e := range entries {
-		if e[:tokenLen] != m.lease && !slices.Contains(m.queue, e) {
+func (m *model) wait(entries ...string) (missing, his int64) {
+	for i, e := range entries {
+		switch {
+		case e[:tokenLen] == m.lease:
+			his = int64(i + 1)
+		case !slices.Contains(m.queue, e):
 			m.queue = append(m.queue, e)
 			missing++
 		}
 	}
 	m.wake()
-	return missing
+	return missing, his
 }
 
 func (m *model) pass(token, entry string) {
@@ -142,7 +145,9 @@ func TestQueueScriptsFollowTheModel(t *testing.T) {
 					for _, e := range some {
 						args = append(args, e)
 					}
-					require.Equal(rt, m.wait(some...), run(waitScript, all, args...)[0])
+					missing, his := m.wait(some...)
+					reply := run(waitScript, all, args...)
+					require.Equal(rt, []int64{missing, his}, []int64{reply[0], reply[4]})
 				},
 				"obtain": func(rt *rapid.T) {
 					e := entry.Draw(rt, "entry")
@@ -277,6 +282,14 @@ func TestAWakeIsBounded(t *testing.T) {
 		}
 		require.NoError(t, wakeScript.Run(ctx, rdb, []string{"{k}", "{k}:q", "{k}:f"}).Err())
 		require.Equal(t, []string{"p y" + tokenOf(250)}, messages(1))
+		require.NoError(t, rdb.Del(ctx, "{k}").Err())
+
+		for i := range 101 {
+			require.NoError(t, rdb.RPush(ctx, "{k}:q", entryOf(tokenOf(i), "pgone")).Err())
+		}
+		require.NoError(t, wakeScript.Run(ctx, rdb, []string{"{k}", "{k}:q", "{k}:f"}).Err())
+		require.EqualValues(t, 1, rdb.LLen(ctx, "{k}:q").Val())
+		require.Positive(t, rdb.PTTL(ctx, "{k}:q").Val(), "which was empty in between")
 	})
 }
 
@@ -295,4 +308,5 @@ func TestWithoutTheRightToPublishNobodyLosesHisPlace(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []int64{1, -2, 1}, reply[:3])
 	require.Equal(t, []string{entry}, rdb.LRange(ctx, "{k}:q", 0, -1).Val())
+	require.Positive(t, rdb.PTTL(ctx, "{k}:q").Val(), "which was empty in between")
 }
