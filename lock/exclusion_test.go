@@ -226,3 +226,17 @@ func TestTokensGrowThroughReleaseExpiryAndLossOfTheCounter(t *testing.T) {
 		}
 	})
 }
+
+func TestTokensOfOneMicrosecondDiffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, testserver.New(t).Client(t), Config{})
+		start, last := time.Now(), int64(0)
+		for range 3 {
+			l := acquire(t, c, "k")
+			require.Greater(t, l.Token(), last)
+			last = l.Token()
+			require.NoError(t, l.Release(t.Context()))
+		}
+		require.Equal(t, start, time.Now())
+	})
+}

@@ -94,6 +94,9 @@ func TestObtainScriptCountsWhereTheClockWasSetBack(t *testing.T) {
 			stored, err := rdb.Get(ctx, "{k}:f").Result()
 			require.NoError(t, err)
 			require.Equal(t, strconv.FormatInt(last+1, 10), stored)
+			ttl, err := rdb.PTTL(ctx, "{k}:f").Result()
+			require.NoError(t, err)
+			require.InDelta(t, 30*24*time.Hour, ttl, float64(time.Minute))
 		}
 	})
 }
