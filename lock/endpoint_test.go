@@ -286,11 +286,15 @@ func TestALockUserNeedsTheCommandsThatTheErrorLists(t *testing.T) {
 		}
 		_, err = c.Inspect(ctx, "k")
 		errs = append(errs, context.Cause(l.Context()), err)
-		waited := make(chan error)
+		waited := make(chan error, 1)
 		go func() {
 			waited <- c.Do(ctx, "k", func(context.Context, *Lease) error { return nil }, MaxWait(20*time.Second))
 		}()
-		time.Sleep(100 * time.Millisecond) // most likely it waits then
+		for start := time.Now(); time.Since(start) < 2*time.Second; time.Sleep(time.Millisecond) { // who may not subscribe never stands in the queue
+			if _, placed := inLine(c, "k"); placed > 0 || len(waited) > 0 {
+				break
+			}
+		}
 		errs = append(errs, l.Release(ctx), <-waited)
 		if l, err = c.TryAcquire(ctx, "k"); err == nil {
 			_, err = c.Revoke(ctx, "k", l.Token())

@@ -80,6 +80,16 @@ func TestAnAcquisitionThatFailsAtAnyStepLeavesTheLockToOthers(t *testing.T) {
 	}, 20*time.Second, 10*time.Millisecond, "long before a TTL")
 }
 
+// happens waits until something is so, and reports false if it does not come.
+func happens(so func() bool) bool {
+	for start := time.Now(); !so(); time.Sleep(time.Millisecond) {
+		if time.Since(start) > 20*time.Second {
+			return false
+		}
+	}
+	return true
+}
+
 type stepper struct {
 	srv   *redistest.Server
 	rdb   *redis.Client
@@ -141,11 +151,20 @@ func (s *stepper) take(ctx context.Context, at step) (happened bool, err error) 
 	first, behind := make(chan error, 1), make(chan error, 1)
 	go func() { first <- acquire(cancellable, c) }()
 	if at.waits {
-		time.Sleep(100 * time.Millisecond) // so that it is likely to be in the queue
+		if !happens(func() bool { // it stands in the queue, or its step is reached
+			mu.Lock()
+			defer mu.Unlock()
+			_, placed := inLine(c, key)
+			return placed > 0 || hit
+		}) {
+			return false, errors.New("it does not come into the queue")
+		}
 	}
 	go func() { behind <- acquire(limited, s.other) }()
 	if at.waits {
-		time.Sleep(50 * time.Millisecond)
+		if !happens(func() bool { _, placed := inLine(s.other, key); return placed > 0 }) {
+			return false, errors.New("who waits behind it does not come into the queue")
+		}
 		if err := held.Release(ctx); err != nil {
 			return false, err
 		}

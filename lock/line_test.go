@@ -57,6 +57,23 @@ func (s *served) queueUp(t *testing.T, wg *sync.WaitGroup, hold time.Duration, c
 	}
 }
 
+// inLine returns how many callers wait for a lock, and how many of these stand in
+// the queue.
+func inLine(c *Client, key string) (waiters, placed int) {
+	k, _ := c.cfg.keys(key)
+	c.line.mu.Lock()
+	defer c.line.mu.Unlock()
+	if p := c.line.places[k.queues[0]]; p != nil {
+		for _, w := range p.waiters {
+			waiters++
+			if w.placed {
+				placed++
+			}
+		}
+	}
+	return waiters, placed
+}
+
 func requireNoQueue(t *testing.T, srv *testserver.Server) {
 	t.Helper()
 	require.Empty(t, leaseKeys(srv))
@@ -463,8 +480,14 @@ func TestWithoutMessagesWaitersPoll(t *testing.T) {
 					got.Store(i, true)
 				})
 			}
-			require.Eventually(t, func() bool { return total(clients[0]).Waiting+total(clients[1]).Waiting+total(clients[2]).Waiting == 9 }, time.Minute, time.Millisecond)
-			time.Sleep(100 * time.Millisecond) // let them fail and poll
+			require.Eventually(t, func() bool {
+				n := 0
+				for _, c := range clients {
+					waiters, _ := inLine(c, "k")
+					n += waiters
+				}
+				return n == 9
+			}, time.Minute, time.Millisecond, "all have failed and poll")
 			require.NoError(t, first.Release(ctx))
 			wg.Wait()
 			require.Contains(t, book.String(), "poll")
