@@ -133,6 +133,28 @@ func TestObtainScriptGivesNothingToAnother(t *testing.T) {
 	})
 }
 
+func TestObtainScriptTellsTheLongestOfSeveralLeases(t *testing.T) {
+	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		ctx := t.Context()
+		for _, test := range []struct{ a, b, want time.Duration }{
+			{10 * time.Second, time.Minute, time.Minute},
+			{time.Minute, 10 * time.Second, time.Minute},
+			{0, time.Minute, noExpiry},
+			{time.Minute, 0, noExpiry},
+		} {
+			require.NoError(t, rdb.Set(ctx, "{k}a", "another's", test.a).Err())
+			require.NoError(t, rdb.Set(ctx, "{k}b", "a third's", test.b).Err())
+			reply, err := rdb.Eval(ctx, obtainText(), []string{"{k}a", "{k}b", "{k}aq", "{k}bq", "{k}af", "{k}bf"}, "mine", 4, 60000).Int64Slice()
+			require.NoError(t, err)
+			require.EqualValues(t, -1, reply[0])
+			require.InDelta(t, test.want, leftOf(reply[1]), float64(5*time.Second))
+			if test.want == noExpiry {
+				require.Equal(t, noExpiry, leftOf(reply[1]))
+			}
+		}
+	})
+}
+
 func TestObtainScriptFailsOnOtherTypes(t *testing.T) {
 	eachMode(t, func(t *testing.T, rdb redis.UniversalClient, mode string) {
 		ctx := t.Context()

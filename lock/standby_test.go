@@ -2,6 +2,7 @@ package lock
 
 import (
 	"sync"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,6 +99,20 @@ func TestScriptsTellHowLongALeaseLivesThatTheyHaveHandedOver(t *testing.T) {
 			}
 			require.Equal(t, want > 0, rdb.Exists(ctx, all[0]).Val() == 1)
 		}
+	})
+}
+
+func TestAWakeHandsOverEachOfSeveralLocks(t *testing.T) {
+	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		ctx := t.Context()
+		messages := listen(t, rdb, "p")
+		short := strings.Replace(entryOf(tokenOf(2), "p"), lifeOf(5*time.Second), lifeOf(time.Second), 1)
+		require.NoError(t, rdb.RPush(ctx, "{k}aq", entryOf(tokenOf(1), "p")).Err())
+		require.NoError(t, rdb.RPush(ctx, "{k}bq", short).Err())
+		life, err := wakeScript.Run(ctx, rdb, []string{"{k}a", "{k}b", "{k}aq", "{k}bq", "{k}af", "{k}bf"}).Int64()
+		require.NoError(t, err)
+		require.Equal(t, claimTTL.Milliseconds(), life, "the longer one")
+		require.Equal(t, []string{"p y" + tokenOf(1), "p y" + tokenOf(2)}, messages(2))
 	})
 }
 
