@@ -1,8 +1,8 @@
 package lock
 
 import (
-	"sync"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -112,6 +112,7 @@ func TestAWakeHandsOverEachOfSeveralLocks(t *testing.T) {
 		life, err := wakeScript.Run(ctx, rdb, []string{"{k}a", "{k}b", "{k}aq", "{k}bq", "{k}af", "{k}bf"}).Int64()
 		require.NoError(t, err)
 		require.Equal(t, claimTTL.Milliseconds(), life, "the longer one")
+		require.EqualValues(t, 2, rdb.Exists(ctx, "{k}a", "{k}b").Val())
 		require.Equal(t, []string{"p y" + tokenOf(1), "p y" + tokenOf(2)}, messages(2))
 	})
 }
