@@ -166,3 +166,26 @@ func TestClosingTheConnectionEndsTheWorker(t *testing.T) {
 		require.Less(t, time.Since(start), 20*time.Second)
 	})
 }
+
+func TestAStopThatCannotStoreAVerdictSaysSo(t *testing.T) {
+	inBubble(t, func(t *testing.T, _ *testserver.Server, c *Client, logs *logs) {
+		task := NewTask[int]("a", TaskConfig{})
+		ran := make(chan int, 1)
+		stop := startWorker(t, c, WorkerConfig{}, func(w *Worker) {
+			task.Handle(w, func(_ context.Context, n int) error {
+				ran <- n
+				return Reject(errTest)
+			})
+		})
+		p := newPartition("redisha", "default", 0, 1)
+		publish(t, task, c, 0)
+		receive(t, ran)
+		awaitQueue(t, c, "default", QueueInfo{Dead: 1})
+		require.NoError(t, c.conn.Del(t.Context(), p.dead).Err())
+		require.NoError(t, c.conn.Set(t.Context(), p.dead, "of another program", 0).Err())
+		publish(t, task, c, 1)
+		receive(t, ran)
+		require.EqualError(t, stop(), "broker: run: the verdicts of 1 task(s) could not be stored within 5s: these tasks will run again")
+		require.Equal(t, 1, logs.count("verdicts lost"))
+	})
+}

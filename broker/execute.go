@@ -179,8 +179,10 @@ func (r *run) decide(v *verdict, e *envelope, value []byte, err error, backoff p
 		if judged {
 			return
 		}
-		_ = recover()
-		if !asking {
+		cause := recover()
+		if asking {
+			r.w.log.Error("TaskConfig.Backoff panicked or ended its goroutine: the default pause is taken", "task", e.task, "id", e.id, "attempt", e.attempt, "err", cause)
+		} else {
 			err = fmt.Errorf("error of type %T that panics", err)
 		}
 		r.decide(v, e, nil, err, Backoff)

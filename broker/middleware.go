@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 // A Handler runs the task that was delivered as d. The argument is decoded only by
@@ -21,9 +22,15 @@ type Middleware func(next Handler) Handler
 
 var errForeignDelivery = errors.New("broker: a middleware called next with a delivery that is not its own")
 
-// chain is h within the middleware.
-func (w *Worker) chain(h *handler) Handler {
-	chain := func(ctx context.Context, d *Delivery) (err error) {
+// chain is h within the middleware, which is not ours and may panic.
+func (w *Worker) chain(h *handler) (chain Handler, err error) {
+	at := 0
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("WorkerConfig.Middleware: the one at %d panicked for task %q: %v", at, h.def.name, cause)
+		}
+	}()
+	chain = func(ctx context.Context, d *Delivery) (err error) {
 		if d == nil || d.attempt == nil {
 			return errForeignDelivery
 		}
@@ -31,8 +38,10 @@ func (w *Worker) chain(h *handler) Handler {
 		a.value, err = h.run(ctx, a.payload, w.cfg.Results)
 		return err
 	}
-	for i := len(w.cfg.Middleware) - 1; i >= 0; i-- {
-		chain = w.cfg.Middleware[i](chain)
+	for at = len(w.cfg.Middleware) - 1; at >= 0; at-- {
+		if chain = w.cfg.Middleware[at](chain); chain == nil {
+			return nil, fmt.Errorf("WorkerConfig.Middleware: the one at %d returned nil for task %q: return a Handler that calls next", at, h.def.name)
+		}
 	}
-	return chain
+	return chain, nil
 }

@@ -172,3 +172,21 @@ func TestASnoozeForgetsDeliveriesWithoutAnEnd(t *testing.T) {
 		require.Equal(t, []int{3, 0}, []int{<-unfinished, <-unfinished})
 	})
 }
+
+// Run says so, and the client can be closed.
+func TestAMiddlewareThatMakesNoHandlerIsAnError(t *testing.T) {
+	for want, m := range map[string]Middleware{
+		`broker: run: WorkerConfig.Middleware: the one at 1 panicked for task "a": on purpose`:                           func(Handler) Handler { panic("on purpose") },
+		`broker: run: WorkerConfig.Middleware: the one at 1 returned nil for task "a": return a Handler that calls next`: func(Handler) Handler { return nil },
+	} {
+		c, _ := newTestClient(t, testserver.New(t).Client(t), Config{})
+		as := func(next Handler) Handler { return next }
+		w, err := NewWorker(c, WorkerConfig{Middleware: []Middleware{as, m, as}})
+		require.NoError(t, err)
+		NewTask[int]("a", TaskConfig{}).Handle(w, func(context.Context, int) error { return nil })
+		require.EqualError(t, w.Run(t.Context()), want)
+		start := time.Now()
+		require.NoError(t, c.Close())
+		require.Less(t, time.Since(start), c.cfg.CloseTimeout/2)
+	}
+}

@@ -131,13 +131,15 @@ func TestAPanicIsAFailedAttemptWithItsStackInTheLog(t *testing.T) {
 
 func TestABackoffThatPanicsIsReplaced(t *testing.T) {
 	s := testserver.New(t)
-	c, _ := newTestClient(t, s.Client(t), Config{})
+	c, logs := newTestClient(t, s.Client(t), Config{})
 	task := NewTask[int]("a", TaskConfig{Backoff: func(int, error) time.Duration { panic("no idea") }})
 	startWorker(t, c, WorkerConfig{}, func(w *Worker) {
 		task.Handle(w, func(context.Context, int) error { return errTest })
 	})
 	publish(t, task, c, 1)
 	awaitQueue(t, c, "default", QueueInfo{Delayed: 1})
+	require.Equal(t, 1, logs.count("TaskConfig.Backoff panicked"))
+	require.Equal(t, 1, logs.count("no idea"))
 }
 
 func TestDefaultBackoffGrowsFromASecondToAnHour(t *testing.T) {

@@ -31,6 +31,7 @@ type run struct {
 	work    context.Context // parent of the handlers' contexts
 	cancel  context.CancelCauseFunc
 	cut     atomic.Bool   // a handler ran on after DrainTimeout
+	lost    atomic.Int64  // verdicts that could not be stored
 	settled chan struct{} // closed when all verdicts are stored, or given up
 	dead    chan struct{} // closed when the connection will never serve again
 	die     sync.Once
@@ -49,7 +50,8 @@ type run struct {
 //
 // While Redis is away, Run tries again until it is back. It returns nil after a
 // complete drain; else what is wrong with the worker or its handlers,
-// ErrDrainTimeout, or [ErrClosed] if the client was closed meanwhile.
+// ErrDrainTimeout, how many verdicts could not be stored, or [ErrClosed] if the
+// client was closed meanwhile. A worker may be run again then, but not twice at once.
 func (w *Worker) Run(ctx context.Context) error {
 	if w == nil {
 		return errors.New("broker: run: nil worker: pass one made by NewWorker")
@@ -239,6 +241,9 @@ func (r *run) drain() error {
 	leavers.Wait()
 	if r.cut.Load() {
 		return ErrDrainTimeout
+	}
+	if n := r.lost.Load(); n > 0 {
+		return fmt.Errorf("the verdicts of %d task(s) could not be stored within %s: these tasks will run again", n, settleTimeout)
 	}
 	return nil
 }

@@ -192,6 +192,7 @@ func (s *source) abandon(open bool, failed []*verdict, rec *recorder) {
 		open = !closed
 	}
 	if n > 0 {
+		s.r.lost.Add(int64(n))
 		s.r.w.log.Error("verdicts lost: these tasks will run again", "queue", s.p.queue, "partition", s.p.index, "tasks", n)
 	}
 }

@@ -172,11 +172,15 @@ func (w *Worker) start(ctx context.Context) error {
 		return errors.Join(w.errs...)
 	case len(w.handlers) == 0:
 		return errors.New("no task has a handler: call Handle before Run")
-	case !w.c.begin():
-		return ErrClosed
 	}
 	for _, h := range w.handlers {
-		h.chain = w.chain(h)
+		var err error
+		if h.chain, err = w.chain(h); err != nil {
+			return err
+		}
+	}
+	if !w.c.begin() {
+		return ErrClosed
 	}
 	w.running = true
 	return nil

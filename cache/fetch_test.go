@@ -311,7 +311,7 @@ func TestAnErrorOfALoadIsNotSharedIfItsTTLIsNegative(t *testing.T) {
 		require.EqualValues(t, 2, s.LoadErrors)
 		require.EqualValues(t, 2, s.LeasesTaken)
 		_, err := v.Fetch(t.Context(), "k", nil)
-		require.EqualError(t, err, `cache: fetch "v:k": nil load function`)
+		require.EqualError(t, err, `cache: fetch "v:k": nil load function: pass what reads the source`)
 	})
 }
 

@@ -523,7 +523,7 @@ func TestFetchManyOfNoUse(t *testing.T) {
 	c := newClient(t, rdb, Config{})
 	v := NewView[string, string](c, "v", ViewConfig{})
 	_, err := v.FetchMany(t.Context(), []string{"a"}, nil)
-	require.EqualError(t, err, "cache: fetch: nil load function")
+	require.EqualError(t, err, "cache: fetch: nil load function: pass what reads the source")
 	_, err = NewView[string, string](c, "v v", ViewConfig{}).FetchMany(t.Context(), []string{"a"}, mustNotLoadMany)
 	require.ErrorContains(t, err, `the name is "v v"`)
 	require.NoError(t, c.Close())

@@ -111,4 +111,6 @@ func (load entryLoader[K, V]) load(ctx context.Context, key K) (Entry[V], error)
 	return load(ctx, key)
 }
 
-var errNilLoad = errors.New("nil load function")
+var errNilLoad = errors.New("nil load function: pass what reads the source")
+
+var errNilChange = errors.New("nil change function: pass what makes the new value of the old one")

@@ -47,7 +47,7 @@ func TestALoaderSaysHowLongItsValueIsKept(t *testing.T) {
 		require.ErrorIs(t, err, down)
 		require.Zero(t, e)
 		_, err = v.FetchEntry(t.Context(), "k", nil)
-		require.EqualError(t, err, `cache: fetch "v:k": nil load function`)
+		require.EqualError(t, err, `cache: fetch "v:k": nil load function: pass what reads the source`)
 		require.ErrorContains(t, v.Set(t.Context(), "k", "x", TTL(maxTTL+1)), "TTL is 876000h0m0.000000001s, want at most 876000h0m0s")
 	})
 }

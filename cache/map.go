@@ -114,6 +114,9 @@ const maxUpdates = 100
 func (m *Map[K, V]) Update(ctx context.Context, key K, change func(V) (V, error), opts ...SetOption) (V, error) {
 	var zero V
 	redisKey := joinKey(m.prefix, key)
+	if change == nil {
+		return zero, m.failed("update", errNilChange)
+	}
 	for range maxUpdates {
 		value, held, err := m.get(ctx, "update", redisKey)
 		if err != nil {

@@ -47,6 +47,8 @@ func (p *place) ready(ctx context.Context, op string) error {
 		return nilContext(op)
 	case p.err != nil:
 		return p.err
+	case p.c == nil:
+		return fmt.Errorf("cache: %s: what is used was not made: NewMap, NewHash, NewLimiter or NewSessionStore makes it", op)
 	}
 	return p.c.ready(ctx, op)
 }

@@ -19,8 +19,11 @@ import (
 // what it loads is for others too.
 //
 // Values are shared by all who find them in a scope: do not change them, or set
-// ViewConfig.Clone.
+// ViewConfig.Clone. A nil context stays one, which calls then refuse.
 func (c *Client) Scope(ctx context.Context) context.Context {
+	if ctx == nil {
+		return nil
+	}
 	return context.WithValue(ctx, scopeKey{c}, new(scope))
 }
 

@@ -202,6 +202,8 @@ func whoseEnd(ctx context.Context, err error) error {
 // ready says why a call cannot even begin.
 func (v *View[K, V]) ready(ctx context.Context, op string) error {
 	switch {
+	case v == nil || v.prefix == "" && v.err == nil:
+		return fmt.Errorf("cache: %s: a View that was not made: NewView makes one", op)
 	case ctx == nil:
 		return nilContext(op)
 	case v.err != nil:

@@ -278,6 +278,7 @@ func TestANilContextIsAnError(t *testing.T) {
 		require.EqualError(t, err, "cache: "+use+": nil context: pass context.Background() or the request's")
 	}
 	require.EqualError(t, c.Check(none), "cache: check: nil context: pass context.Background() or the request's")
+	require.Nil(t, c.Scope(none))
 }
 
 func TestACallersContextEndsItsCall(t *testing.T) {
@@ -357,4 +358,33 @@ func TestGettingIntoABufferAllocatesNoOther(t *testing.T) {
 	into := testing.AllocsPerRun(100, func() { _ = v.GetInto(t.Context(), 1234567890, &buf) })
 	require.Equal(t, string(kilobyte), string(buf))
 	require.Less(t, into, get)
+}
+
+// A package-level variable that nobody has set, for example.
+func TestWhatWasNotMadeIsAnError(t *testing.T) {
+	for name, v := range map[string]*View[string, user]{"nil": nil, "zero": {}} {
+		for use, err := range useAll(t.Context(), v) {
+			require.EqualError(t, err, "cache: "+use+": a View that was not made: NewView makes one", name)
+		}
+	}
+	var m Map[string, int]
+	_, err := m.Get(t.Context(), "k")
+	require.ErrorContains(t, err, "cache: get: what is used was not made: NewMap")
+	var l Limiter[string]
+	_, err = l.Allow(t.Context(), "k")
+	require.ErrorContains(t, err, "was not made")
+	var s SessionStore
+	_, _, err = s.Find("k")
+	require.ErrorContains(t, err, "was not made")
+	var h Hash[string, int]
+	_, err = h.Get(t.Context(), "k", "f")
+	require.ErrorContains(t, err, "was not made")
+}
+
+func TestAMapsUpdateNeedsAFunction(t *testing.T) {
+	_, rdb := newServer(t)
+	c := newClient(t, rdb, Config{})
+	m := NewMap[string, int](c, "m", MapConfig{})
+	_, err := m.Update(t.Context(), "k", nil)
+	require.EqualError(t, err, `cache: map "m": update: nil change function: pass what makes the new value of the old one`)
 }

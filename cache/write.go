@@ -45,15 +45,14 @@ var (
 )
 
 func (v *View[K, V]) writeIf(ctx context.Context, op string, there int, key K, value V, opts []SetOption) (bool, error) {
-	kind := 0
-	switch {
-	case v.cfg.Plain:
-		kind = 1
-	case v.cfg.Tags:
-		kind = 2
-	}
 	return v.store(ctx, op, key, value, opts, func(redisKey string, stored []byte, ms int64) (bool, error) {
-		dead := ""
+		kind, dead := 0, ""
+		switch {
+		case v.cfg.Plain:
+			kind = 1
+		case v.cfg.Tags:
+			kind = 2
+		}
 		if v.cfg.Tags { // whose generations a script cannot read
 			held, err := v.c.poll(ctx, redisKey)
 			if err != nil {

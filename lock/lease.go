@@ -117,17 +117,40 @@ func (l *Lease) forget() {
 // Context is the parent that the lease was acquired with, and ends with the
 // lease at the latest: with [ErrLost] as cause, at a lost lease's last moment,
 // with [ErrClosed] as cause on Client.Close, and with Release.
-func (l *Lease) Context() context.Context { return l.ctx }
+func (l *Lease) Context() context.Context {
+	if l == nil {
+		return noLease
+	}
+	return l.ctx
+}
+
+// noLease is the context of a nil lease.
+var noLease = func() context.Context {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(fmt.Errorf("lock: %w: this is no lease (was the error of its acquisition looked at?)", ErrLost))
+	return ctx
+}()
 
 // Token is the fencing token: greater than that of each lease on the key before
 // this one, while the server keeps the last token (30 days) or its clock is not
 // set back further than to the last lease. A renewal does not change it. Pass it
 // with every write, and let the resource refuse one that is smaller than the
 // greatest it has seen: nothing else stops a holder that was paused.
-func (l *Lease) Token() int64 { return l.fence }
+// That of a nil lease is 0, which is smaller than any.
+func (l *Lease) Token() int64 {
+	if l == nil {
+		return 0
+	}
+	return l.fence
+}
 
 // Key is what was locked, as it was given; of several keys ([Also]) the first.
-func (l *Lease) Key() string { return l.key() }
+func (l *Lease) Key() string {
+	if l == nil {
+		return ""
+	}
+	return l.key()
+}
 
 // Release ends the lease's context and gives the lease back, also if ctx has
 // ended: it waits for the server for 3s at most. It returns [ErrLost] if the

@@ -294,3 +294,12 @@ func TestAKeyOfAnotherTypeIsAnErrorThatSaysSo(t *testing.T) {
 			20*time.Second, time.Millisecond, "a lease without token is given back")
 	})
 }
+
+// Whoever does not look at the error has one of these.
+func TestANilLeaseIsALostOne(t *testing.T) {
+	var l *Lease
+	require.ErrorIs(t, context.Cause(l.Context()), ErrLost)
+	require.ErrorIs(t, l.Release(t.Context()), ErrLost)
+	require.Zero(t, l.Token())
+	require.Empty(t, l.Key())
+}

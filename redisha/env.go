@@ -180,6 +180,9 @@ func newResolver(lookup func(string) (string, bool)) *resolver {
 	v := &resolver{seen: map[string]string{}}
 	v.lookup = func(variable string) (string, bool) {
 		value, ok := lookup(variable)
+		if !ok {
+			value = ""
+		}
 		if ok {
 			v.seen[variable] = value
 		}

@@ -366,3 +366,9 @@ func TestNoPasswordIsPrinted(t *testing.T) {
 	require.NoError(t, cfg.Cache.URL.Validate())
 	require.Error(t, URL("redis://a,b").Validate())
 }
+
+func TestALookupThatSaysNoIsBelieved(t *testing.T) {
+	cfg, err := FromLookup(func(variable string) (string, bool) { return "redis://h", variable == "REDISHA_CACHE_URL" }, Cache)
+	require.NoError(t, err)
+	require.NotNil(t, cfg.Cache)
+}

@@ -180,6 +180,9 @@ func (c *Clients) warnOfNodes(ctx context.Context, r Role, health map[Role]error
 // without, and not on every entry: it can do without one server of a quorum, and
 // mostly without a cache.
 func (c *Clients) Health(ctx context.Context) map[Role]error {
+	if c == nil {
+		return nil
+	}
 	type finding struct {
 		role Role
 		err  error
@@ -231,6 +234,9 @@ func (c *Clients) check(ctx context.Context, r Role) error {
 // Config.CloseTimeout. Calls on the clients then return [ErrClosed]. Calling
 // Close again returns what it returned the first time.
 func (c *Clients) Close() error {
+	if c == nil {
+		return nil
+	}
 	c.closeOnce.Do(func() { c.closeErr = c.close() })
 	return c.closeErr
 }

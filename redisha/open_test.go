@@ -545,3 +545,10 @@ func TestManyCallersAndOneClose(t *testing.T) {
 // refusing is an address where nobody listens: the system gives its port to
 // nobody, as it may do with one that was free a moment ago.
 const refusing = "127.0.0.1:1"
+
+// As a deferred Close has them where Open has failed.
+func TestNilClientsAreClosed(t *testing.T) {
+	var c *redisha.Clients
+	require.NoError(t, c.Close())
+	require.Empty(t, c.Health(t.Context()))
+}
