@@ -135,9 +135,15 @@ func (b *batchLoader[K, V]) send() {
 	}
 	b.due = nil
 	for _, orders := range [][]*order[K, V]{leased, past} {
-		if len(orders) > 0 {
-			b.view.c.running.more()
+		switch {
+		case len(orders) == 0:
+		case b.view.c.running.begin(): // who calls may be no search, and those that booked be gone
 			go b.call(orders)
+		default:
+			for _, o := range orders {
+				o.err = ErrClosed
+				close(o.done)
+			}
 		}
 	}
 }

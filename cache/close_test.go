@@ -133,3 +133,33 @@ func TestCloseDuringEverything(t *testing.T) {
 }
 
 func (v *View[K, V]) clearedBy(ctx context.Context, _ int) error { return v.Clear(ctx) }
+
+// A FetchMany that is still beginning its flights when the client has been closed, and
+// those that it had begun have ended, calls no loader any more.
+func TestCloseWhileAFetchManyBegins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, rdb := newServer(t)
+		c := newClient(t, rdb, Config{})
+		v := NewView[string, string](c, "v", ViewConfig{})
+		seats := v.seats(t.Context(), 2, func(context.Context, []string) (map[string]string, error) {
+			t.Error("called after Close")
+			return nil, nil
+		})
+		fly := func(key string, seat *seat[string, string]) *flight[string] {
+			fl, _, isNew := v.flights.join(key, false)
+			require.True(t, isNew)
+			v.fly(t.Context(), fl, key, v.prefix+key, seat, func(s *search[string, string]) result[string] { return s.find(found{}) }, func() {})
+			return fl
+		}
+		first := fly("a", &seats[0])
+		synctest.Wait() // it waits for the second one
+		require.NoError(t, c.Close())
+		second := fly("b", &seats[1])
+		synctest.Wait()
+		for _, fl := range []*flight[string]{first, second} {
+			<-fl.done
+			require.ErrorIs(t, fl.res.err, ErrClosed)
+		}
+		require.Zero(t, c.running.n)
+	})
+}

@@ -24,8 +24,8 @@ type Config struct {
 	// ReadTimeout bounds each read by Get and Fetch, and the scripts by which
 	// Fetch takes a load lease: waiting for other reads or a connection, dialling
 	// and the reply together. When it is over, Fetch goes to the loader and Get returns an
-	// error. Defaults to 250ms; negative: only the caller's context and the
-	// client's own timeouts count. On a client that redisha did not make, it
+	// error. Defaults to 250ms; at most 1h; negative: only the caller's context and
+	// the client's own timeouts count. On a client that redisha did not make, it
 	// needs redis.Options.ContextTimeoutEnabled to bound the reply.
 	ReadTimeout time.Duration
 
@@ -76,6 +76,9 @@ func (c Config) validate() error {
 	}
 	if c.Name != "" && !namePattern.MatchString(c.Name) {
 		bad("Name is %q, want letters, digits, _ and - only", c.Name)
+	}
+	if c.ReadTimeout > maxReadTimeout { // leases live longer by it
+		bad("ReadTimeout is %s, want at most %s, 0 for %s, or less than 0 for none", c.ReadTimeout, maxReadTimeout, defaultReadTimeout)
 	}
 	if c.TTL < time.Millisecond {
 		bad("TTL is %s, want at least 1ms, or 0 for %s", c.TTL, defaultTTL)
@@ -212,6 +215,7 @@ type ViewConfig struct {
 
 const (
 	defaultReadTimeout = 250 * time.Millisecond
+	maxReadTimeout     = time.Hour
 	defaultTTL         = time.Hour
 	defaultAbsentTTL   = 10 * time.Second
 	defaultErrorTTL    = 500 * time.Millisecond

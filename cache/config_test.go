@@ -12,10 +12,11 @@ import (
 
 func TestConfigErrorsNameTheFieldAndWhatItTakes(t *testing.T) {
 	_, rdb := newServer(t)
-	_, err := New(rdb, Config{Namespace: "my app", Name: "a.b", MaxFallbacks: -1, CloseTimeout: -time.Second})
+	_, err := New(rdb, Config{Namespace: "my app", Name: "a.b", ReadTimeout: 1<<63 - 1, MaxFallbacks: -1, CloseTimeout: -time.Second})
 	require.EqualError(t, err, strings.Join([]string{
 		`cache: Namespace is "my app", want letters, digits and _-.:/ only`,
 		`cache: Name is "a.b", want letters, digits, _ and - only`,
+		`cache: ReadTimeout is 2562047h47m16.854775807s, want at most 1h0m0s, 0 for 250ms, or less than 0 for none`,
 		`cache: MaxFallbacks is -1, want at least 1, or 0 for 64`,
 		`cache: CloseTimeout is -1s, want more than 0, or 0 for 5s`,
 	}, "\n"))
@@ -29,6 +30,32 @@ func TestConfigErrorsNameTheFieldAndWhatItTakes(t *testing.T) {
 	require.ErrorContains(t, err, "cache: a redis.Ring ")
 	_, err = New(rdb, Config{TTL: time.Microsecond})
 	require.EqualError(t, err, "cache: TTL is 1µs, want at least 1ms, or 0 for 1h0m0s")
+}
+
+// The greatest values that are taken overflow nothing.
+func TestTheGreatestSettingsWork(t *testing.T) {
+	const longest = 1<<63 - 1
+	_, rdb := newServer(t)
+	c := newClient(t, rdb, Config{ReadTimeout: maxReadTimeout, MaxFallbacks: longest, CloseTimeout: longest, TTL: maxTTL})
+	v := NewView[string, string](c, "v", ViewConfig{
+		SoftLoadTimeout: longest, ErrorTTL: longest, AbsentTTL: longest, LoadTimeout: maxLoadTimeout,
+		MaxValueBytes: maxMaxValue, LocalEntries: longest, LocalMaxAge: longest,
+	})
+	_, err := v.Get(t.Context(), "k")
+	require.Equal(t, ErrMiss, err)
+	got, err := v.Fetch(t.Context(), "k", func(context.Context, string) (string, error) {
+		lease := rdb.PTTL(t.Context(), "redisha:cache:v:k").Val()
+		require.InDelta(t, maxLoadTimeout+maxReadTimeout, lease, float64(time.Minute))
+		return "loaded", nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, "loaded", got)
+	got, err = v.Get(t.Context(), "k")
+	require.NoError(t, err)
+	require.Equal(t, "loaded", got)
+	require.NoError(t, v.DeleteFor(t.Context(), longest, "k"))
+	_, err = v.Get(t.Context(), "k")
+	require.Equal(t, ErrMiss, err)
 }
 
 func TestAWrongViewIsReportedByEveryUse(t *testing.T) {
