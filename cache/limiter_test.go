@@ -225,10 +225,15 @@ func TestALimitsScript(t *testing.T) {
 		require.Equal(t, held, rdb.Get(ctx, key).Val(), "a refusal changes nothing")
 		require.Equal(t, []int64{0, hour}, run(1, hour), "what a greater limit has left")
 
-		for _, foreign := range []string{"", "x", "-1", "12.5", "9999999999999999"} {
+		for _, foreign := range []string{"", "x", "-1", "12.5", "nan", "-nan", "9999999999999999"} {
 			require.NoError(t, rdb.Set(ctx, key, foreign, 0).Err())
-			if foreign[:min(1, len(foreign))] == "9" {
-				require.Equal(t, []int64{0, hour}, run(1, hour), "a clock that was set back")
+			if foreign == "9999999999999999" {
+				require.Equal(t, []int64{1, 20_000}, run(0, 20_000), "a clock that was set back")
+				require.InDelta(t, 20*time.Millisecond, rdb.PTTL(ctx, key).Val(), float64(20*time.Millisecond), "it locks nobody out for longer")
+				require.Eventually(t, func() bool { return run(1, 20_000)[0] == 1 }, time.Minute, time.Millisecond)
+				require.NoError(t, rdb.Set(ctx, key, foreign, 0).Err())
+				require.Equal(t, []int64{0, hour}, run(1, hour), foreign)
+				require.InDelta(t, time.Hour, rdb.PTTL(ctx, key).Val(), float64(time.Minute))
 				continue
 			}
 			require.Equal(t, []int64{1, hour}, run(hour, hour), foreign)
