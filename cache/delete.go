@@ -100,6 +100,8 @@ func (v *View[K, V]) deletePart(ctx context.Context, hold int64, keys []K, failu
 
 // unlinkAll removes all keys of the view, holds excepted.
 func (v *View[K, V]) unlinkAll(ctx context.Context) error {
+	v.c.wroteAll()
+	defer v.c.wroteAll()
 	return v.c.rdb.EachPrimary(ctx, func(ctx context.Context, node redis.UniversalClient) error {
 		for cursor := uint64(0); ; {
 			keys, next, err := node.Scan(ctx, cursor, v.prefix+"*", maxPipeline).Result()

@@ -342,11 +342,11 @@ type recentDeletes struct {
 type recentDelete struct {
 	key string
 	ending
-	at int64 // Unix time, ns
+	at time.Time
 }
 
 func (r *recentDeletes) add(key string, e ending, at time.Time) {
-	d := recentDelete{key, e, at.UnixNano()}
+	d := recentDelete{key, e, at}
 	if len(r.ring) < r.most {
 		r.ring = append(r.ring, d)
 		return
@@ -358,7 +358,7 @@ func (r *recentDeletes) add(key string, e ending, at time.Time) {
 // since calls f with those that are not older than t.
 func (r *recentDeletes) since(t time.Time, f func(key string, e ending)) {
 	for _, d := range r.ring {
-		if d.at >= t.UnixNano() {
+		if !d.at.Before(t) {
 			f(d.key, d.ending)
 		}
 	}

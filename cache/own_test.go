@@ -96,4 +96,12 @@ func TestReadsGoToReplicas(t *testing.T) {
 		stats := func(s *redistest.Server) string { return s.Client(t).Info(t.Context(), "commandstats").Val() }
 		return strings.Contains(stats(replica), "cmdstat_mget:") && strings.Contains(stats(primary), "cmdstat_mget:")
 	}, time.Minute, time.Millisecond)
+
+	// After a Clear all do: the replica may still have the values.
+	require.NoError(t, primary.Client(t).ConfigResetStat(t.Context()).Err())
+	require.Eventually(t, func() bool {
+		require.NoError(t, v.Clear(t.Context()))
+		_, err := v.Get(t.Context(), "never seen")
+		return err == ErrMiss && reads(primary)
+	}, time.Minute, recentFor+time.Millisecond)
 }

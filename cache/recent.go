@@ -13,6 +13,7 @@ import (
 type recent struct {
 	seed maphash.Seed
 	at   [1024]atomic.Int64 // Unix ns of the last write
+	all  atomic.Int64       // the same of all keys, of which some were deleted
 }
 
 // recentFor is how long a replica is given to catch up.
@@ -27,7 +28,7 @@ func (r *recent) place(key string) *atomic.Int64 {
 func (r *recent) note(key string) { r.place(key).Store(time.Now().UnixNano()) }
 
 func (r *recent) has(key string) bool {
-	return time.Now().UnixNano()-r.place(key).Load() < int64(recentFor)
+	return time.Now().UnixNano()-max(r.place(key).Load(), r.all.Load()) < int64(recentFor)
 }
 
 // wrote notes that this process changes key. It is called before the command is
@@ -35,5 +36,12 @@ func (r *recent) has(key string) bool {
 func (c *Client) wrote(key string) {
 	if c.recent != nil {
 		c.recent.note(key)
+	}
+}
+
+// wroteAll is wrote for whoever changes keys that nobody names.
+func (c *Client) wroteAll() {
+	if c.recent != nil {
+		c.recent.all.Store(time.Now().UnixNano())
 	}
 }
