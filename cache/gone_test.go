@@ -3,11 +3,13 @@ package cache
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/redisha/redisha/internal/redistest"
@@ -56,8 +58,30 @@ func TestANodeThatIsGoneCostsItsOwnKeysAlone(t *testing.T) {
 			for _, res := range v.GetMany(ctx, keys) {
 				require.True(t, res.Err == nil || res.Err == ErrMiss, "%v", res.Err)
 			}
+			deleted := make(map[int]string)
+			for key := 100; key < 130; key++ {
+				deleted[key] = "deleted"
+			}
+			require.NoError(t, v.SetMany(ctx, deleted))
+			require.NoError(t, c.rdb.EachPrimary(ctx, func(ctx context.Context, node redis.UniversalClient) error {
+				return node.ScriptFlush(ctx).Err()
+			}))
 			back := end(victim)
 			defer back()
+
+			// The first Delete of all, whose script no node knows.
+			short, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+			err = v.Delete(short, slices.Collect(maps.Keys(deleted))...)
+			cancel()
+			var failed *KeysError[int]
+			require.ErrorAs(t, err, &failed)
+			for key := range deleted {
+				node, err := cluster.PrimaryOf(ctx, joinKey(v.prefix, key))
+				if err == nil && node != victim {
+					require.NoError(t, failed.Errs[key])
+					require.Zero(t, node.Client(t).Exists(ctx, joinKey(v.prefix, key)).Val())
+				}
+			}
 
 			for i, res := range v.GetMany(ctx, keys) {
 				value, isThere := there[keys[i]]

@@ -98,7 +98,7 @@ func TestAServerWithoutTTLsOfFieldsIsToldByItsError(t *testing.T) {
 		},
 		"redis": func(t *testing.T) redis.UniversalClient {
 			s := redistest.Shared(t)
-			if s.Version() >= "7.4" {
+			if s.AtLeast("7.4") {
 				t.Skipf("redis-server is %s, which has TTLs of fields", s.Version())
 			}
 			return s.Client(t)

@@ -84,9 +84,6 @@ func (s *SessionStore) destroy(ctx context.Context, key string) (ttl int64, conf
 func (s *SessionStore) bury(ctx context.Context, key string) (ttl int64, confirmed bool, err error) {
 	node, err := s.c.rdb.Node(ctx, key)
 	if err != nil {
-		if inner := errors.Unwrap(err); inner != nil {
-			err = inner // without the key
-		}
 		return 0, false, err
 	}
 	role := redis.NewSliceCmd(ctx, "role")

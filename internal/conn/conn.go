@@ -315,7 +315,7 @@ func (c *Client) Node(ctx context.Context, key string) (redis.UniversalClient, e
 	if cluster, ok := c.UniversalClient.(*redis.ClusterClient); ok {
 		node, err := cluster.MasterForKey(ctx, key)
 		if err != nil {
-			return nil, fmt.Errorf("node of key %q: %w", key, err)
+			return nil, fmt.Errorf("node of a key: %w", err) // which may be a secret
 		}
 		return node, nil
 	}

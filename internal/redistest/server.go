@@ -239,6 +239,9 @@ func (s *Server) Version() string {
 	return s.version
 }
 
+// AtLeast reports whether the server's version is this one, as "7.4", or a later one.
+func (s *Server) AtLeast(version string) bool { return !olderThan(s.Version(), version) }
+
 // URL returns redis:// or rediss:// with the default user's password and
 // database 0. For TLS it does not name the CA.
 func (s *Server) URL() string {
