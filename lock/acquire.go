@@ -186,7 +186,7 @@ func (c *Client) attempt(ctx, parent context.Context, r *request) (*Lease, answe
 	held, a, err := c.store.obtain(ctx, r)
 	switch {
 	case errors.Is(err, ErrNotAcquired) && a.left == noExpiry:
-		return nil, a, fmt.Errorf("%w, and its key does not expire, as if another program had set it: see Inspect, and delete it by hand if it is no lease", err)
+		return nil, a, fmt.Errorf("%w, and %w", err, errNoExpiry)
 	case errors.Is(err, ErrNotAcquired):
 		return nil, a, err
 	case err != nil:

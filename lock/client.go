@@ -162,7 +162,7 @@ func (c *Client) shutdown() error {
 	}
 
 	c.stop()
-	err := errors.Join(c.renewer.stop(ctx), c.line.close(ctx), c.store.close(ctx))
+	err := cmp.Or(c.renewer.stop(ctx), c.line.close(ctx), c.store.close(ctx))
 	left := c.renewer.leases()
 	for _, l := range left {
 		l.abandon()

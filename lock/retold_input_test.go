@@ -159,7 +159,9 @@ func TestAValueOfAnotherProgramIsAHolderThatStays(t *testing.T) {
 		require.NoError(t, rdb.Set(t.Context(), leaseKeyOf("k"), "locked", 0).Err())
 		c := open(t, rdb, Config{})
 		for way, call := range ways {
-			require.ErrorIs(t, call(t.Context(), c, "k", MaxWait(time.Minute)), ErrNotAcquired, way)
+			err := call(t.Context(), c, "k", MaxWait(time.Minute))
+			require.ErrorIs(t, err, ErrNotAcquired, way)
+			require.ErrorContains(t, err, "its key does not expire, as if another program had set it: see Inspect", way)
 		}
 		require.Equal(t, "locked", rdb.Get(t.Context(), leaseKeyOf("k")).Val())
 		time.Sleep(2 * time.Second) // their places in the queue are given up in the background

@@ -19,7 +19,10 @@ const (
 // outageMost is how long servers may be away before a wait ends.
 const outageMost = time.Minute
 
-var errMaxWait = errors.New("MaxWait is over")
+var (
+	errMaxWait  = errors.New("MaxWait is over")
+	errNoExpiry = errors.New("its key does not expire, as if another program had set it: see Inspect, and delete it by hand if it is no lease")
+)
 
 // acquire makes attempts until one settles it.
 func (c *Client) acquire(parent context.Context, r *request) (l *Lease, err error) {
@@ -37,7 +40,7 @@ func (c *Client) acquire(parent context.Context, r *request) (l *Lease, err erro
 	if c.bell != nil {
 		p.told = time.Now()
 	}
-	met := false   // another, who has the lock
+	var met error  // that another has the lock
 	var last error // of an outage that was outlived
 	defer func() { p.ringer.leave(err == nil) }()
 	for {
@@ -53,7 +56,13 @@ func (c *Client) acquire(parent context.Context, r *request) (l *Lease, err erro
 		}
 		taken := errors.Is(err, ErrNotAcquired)
 		if taken {
-			met, p.told = true, time.Now()
+			if errors.Is(err, errNoExpiry) && !errors.Is(met, errNoExpiry) {
+				c.log.Warn("lock waited for whose key does not expire", "key", r.key())
+			}
+			met, p.told = ErrNotAcquired, time.Now()
+			if errors.Is(err, errNoExpiry) {
+				met = err
+			}
 		}
 		if told := w.told(); told.After(p.told) {
 			p.told = told
@@ -75,13 +84,13 @@ func (c *Client) acquire(parent context.Context, r *request) (l *Lease, err erro
 			if err == nil {
 				continue
 			}
-			if met && !errors.Is(err, ErrClosed) && !errors.Is(err, errMaxWait) {
-				err = fmt.Errorf("%w: %w", ErrNotAcquired, err)
+			if met != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, errMaxWait) {
+				err = fmt.Errorf("%w: %w", met, err)
 			}
 		}
 		switch {
-		case errors.Is(err, errMaxWait) && met:
-			err = fmt.Errorf("%w, for %s (MaxWait)", ErrNotAcquired, r.maxWait)
+		case errors.Is(err, errMaxWait) && met != nil:
+			err = fmt.Errorf("%w, for %s (MaxWait)", met, r.maxWait)
 		case errors.Is(err, errMaxWait):
 			err = fmt.Errorf("no answer within %s: %w", r.maxWait, cmp.Or(last, err))
 		}

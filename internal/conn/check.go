@@ -14,6 +14,7 @@ import (
 
 	"github.com/redisha/redisha/breaker"
 	"github.com/redisha/redisha/internal/endpoint"
+	"github.com/redisha/redisha/internal/resolve"
 )
 
 // Check connects and asks what is there: it fails if nothing answers, if the
@@ -159,6 +160,8 @@ func hintFor(err error) string {
 		notTLS    tls.RecordHeaderError
 	)
 	switch {
+	case errors.Is(err, resolve.ErrNotSentinel):
+		return "name the Sentinels, or use redis://host:port for that server alone"
 	case strings.Contains(msg, "unknown command 'cluster'"), strings.Contains(msg, "unknown command `cluster`"):
 		return "this is no Redis server that knows Cluster, perhaps a Sentinel: use redis+sentinel://host:26379/<master name>, or the addresses of the nodes"
 	case strings.Contains(msg, "cluster support disabled"):

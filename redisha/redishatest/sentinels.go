@@ -31,7 +31,9 @@ var (
 //
 // Nothing happens by itself: a primary that is stopped stays the primary until
 // the test calls Failover. Then the Sentinels announce the new one at once; real
-// ones take down-after-milliseconds and one or two seconds for their election.
+// ones take down-after-milliseconds and one or two seconds for their election. The
+// clients follow a moment later: what waits for a primary (all roles but caches, which
+// fail at once) needs no more, and a bubble's synctest.Wait lets it pass.
 //
 // The three servers share their data, so that a replica has each write at once,
 // unless SetLag stops that.
