@@ -19,7 +19,8 @@ import (
 func (i *inspected) purgeAndDie() {
 	i.t.Helper()
 	dead := result.Config{}
-	rdb := redis.NewClient(&redis.Options{MaxRetries: -1, DialerRetries: 1, Dialer: func(context.Context, string, string) (net.Conn, error) {
+	// A new client looks its host up, and a bubble that did so first would own the process' resolver: so an IP.
+	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", MaxRetries: -1, DialerRetries: 1, Dialer: func(context.Context, string, string) (net.Conn, error) {
 		return nil, errors.New("on purpose")
 	}})
 	defer rdb.Close()
