@@ -100,6 +100,10 @@ func (v *View[K, V]) generationKeys(tags []tag) []string {
 // command for each tag. If it returns nil, no Get or Fetch that starts from then on
 // returns what was loaded before, in any process. Otherwise all or some of them may
 // still be there: try again.
+//
+// A server that evicts keys may evict what this has written. Entries that were there
+// stay ended; but a load that had begun before the call, and ends after such an
+// eviction, is stored as if it had begun later.
 func (v *View[K, V]) InvalidateTags(ctx context.Context, tags ...string) error {
 	if err := v.ready(ctx, "invalidate tags"); err != nil || len(tags) == 0 {
 		return err
@@ -123,7 +127,7 @@ func (v *View[K, V]) InvalidateTags(ctx context.Context, tags ...string) error {
 // stay. After an error, all or some entries may still be there: try again.
 //
 // With ViewConfig.Tags it is one command, after which the entries stand in Redis
-// until their TTL or eviction. Without, all keys of the server, on a Cluster of each
+// until their TTL or eviction; see InvalidateTags for servers that evict. Without, all keys of the server, on a Cluster of each
 // node, are scanned for those of the view, which are deleted in batches.
 func (v *View[K, V]) Clear(ctx context.Context) error {
 	if err := v.ready(ctx, "clear"); err != nil {
