@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -172,43 +170,36 @@ func (s *source) read(l *lease, n int) (found []delivered, paused bool, err erro
 	default:
 		err = errors.New(state)
 	}
-	found, bad := parseFetched(toString(reply[2+streams]))
+	found, bad := parseFetched(reply[2+streams])
 	return found, false, errors.Join(err, bad)
 }
 
 // parseFetched reads the tasks that fetch.lua has returned.
-func parseFetched(s string) (found []delivered, err error) {
-	if s == "" {
-		return nil, nil
+func parseFetched(reply any) (found []delivered, err error) {
+	values, ok := reply.([]any)
+	if !ok {
+		return nil, errFetchReply
 	}
-	raw := []byte(s)
-	for at := 0; at < len(s); {
-		var fields [3]string
-		for i := range fields {
-			end := strings.IndexByte(s[at:], ' ')
-			if end < 0 {
-				return found, errFetchReply
-			}
-			fields[i] = s[at : at+end]
-			at += end + 1
+	found = make([]delivered, 0, len(values)/2)
+	for stream := int64(-1); len(values) > 0; {
+		if n, ok := values[0].(int64); ok {
+			stream, values = n, values[1:]
+			continue
 		}
-		size, err := strconv.Atoi(fields[2])
-		if err != nil || size < 0 || size > len(s)-at || fields[0] == "" || fields[0][0] < '0' || fields[0][0] >= '0'+streams {
+		id, ok := values[0].(string)
+		if !ok || len(values) == 1 || stream < 0 || stream >= streams {
 			return found, errFetchReply
 		}
-		d := delivered{entry{int(fields[0][0] - '0'), fields[1]}, raw[at : at+size : at+size], len(fields[0]) > 1}
-		if len(s) > maxShared { // one task shall not keep the memory of others
-			d.id, d.raw = strings.Clone(d.id), slices.Clone(d.raw)
+		envelope, ok := values[1].(string)
+		if !ok {
+			return found, errFetchReply
 		}
-		timed(d.raw, d.id)
-		found = append(found, d)
-		at += size
+		id, revoked := strings.CutSuffix(id, "x")
+		found = append(found, delivered{entry{int(stream), id}, timed([]byte(envelope), id), revoked})
+		values = values[2:]
 	}
 	return found, nil
 }
-
-// maxShared bounds the memory that tasks of one reply share.
-const maxShared = 64 << 10
 
 // start hands over tasks for which slots are reserved. What was read too late to
 // be safe stays pending, and is taken from the consumer like that of a dead one.

@@ -117,8 +117,12 @@ func (l *largestReply) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		err := next(ctx, cmd)
 		if c, ok := cmd.(*redis.Cmd); ok {
 			if reply, _ := c.Val().([]any); len(reply) == fetchValues {
-				tasks, _ := reply[2+streams].(string)
-				l.bytes.Store(max(l.bytes.Load(), int64(len(tasks))))
+				bytes := 0
+				found, _ := parseFetched(reply[2+streams])
+				for _, d := range found {
+					bytes += len(d.raw)
+				}
+				l.bytes.Store(max(l.bytes.Load(), int64(bytes)))
 			}
 		}
 		return err
@@ -174,5 +178,34 @@ func (l *loadsInARow) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 			l.n = 0
 		}
 		return next(ctx, cmd)
+	}
+}
+
+// What a proxy or a hook may make of an answer is an error, behind the tasks before it.
+func TestFetchedTasksAreReadWithCare(t *testing.T) {
+	a := delivered{entry{1, "1-0"}, []byte("a"), false}
+	b := delivered{entry{2, "2-0"}, []byte("b"), true}
+	for _, c := range []struct {
+		reply any
+		found []delivered
+		err   bool
+	}{
+		{[]any{}, []delivered{}, false},
+		{[]any{int64(1)}, []delivered{}, false},
+		{[]any{int64(1), "1-0", "a", int64(2), "2-0x", "b"}, []delivered{a, b}, false},
+		{nil, nil, true},
+		{"1-0", nil, true},
+		{[]any{"1-0", "a"}, []delivered{}, true},
+		{[]any{int64(-1), "1-0", "a"}, []delivered{}, true},
+		{[]any{int64(streams), "1-0", "a"}, []delivered{}, true},
+		{[]any{int64(1), "1-0"}, []delivered{}, true},
+		{[]any{int64(1), "1-0", "a", "2-0"}, []delivered{a}, true},
+		{[]any{int64(1), "1-0", "a", "2-0", nil}, []delivered{a}, true},
+		{[]any{int64(1), "1-0", "a", nil, "b"}, []delivered{a}, true},
+		{[]any{int64(1), "1-0", int64(2)}, []delivered{}, true},
+	} {
+		found, err := parseFetched(c.reply)
+		require.Equal(t, c.found, found, "%v", c.reply)
+		require.Equal(t, c.err, err != nil, "%v: %v", c.reply, err)
 	}
 }

@@ -118,7 +118,7 @@ func (s scripts) turn(consumer string, n int, done ...any) []any {
 func (s scripts) fetched(reply []any) []delivered {
 	s.t.Helper()
 	require.Len(s.t, reply, fetchValues)
-	found, err := parseFetched(reply[2+streams].(string))
+	found, err := parseFetched(reply[2+streams])
 	require.NoError(s.t, err)
 	return found
 }

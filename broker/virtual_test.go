@@ -280,7 +280,7 @@ func TestPoisonIsADeadLetterAfterFiveDeliveries(t *testing.T) {
 			consumer := fmt.Sprint("victim", n)
 			require.NoError(t, joinScript.Run(t.Context(), c.conn, p.consumerKeys(consumer), 1000).Err())
 			reply := scripts{t, c.conn, p}.turn(consumer, 1)
-			found, err := parseFetched(toString(reply[2+streams]))
+			found, err := parseFetched(reply[2+streams])
 			require.NoError(t, err)
 			require.Len(t, found, 1, n)
 			e, err := decodeEnvelope(found[0].raw)

@@ -5,7 +5,7 @@
 -- KEYS[1] key
 -- ARGV[1] hold, ms; 0: none
 local hold = tonumber(ARGV[1])
-if redis.pcall("GET", KEYS[1]) == "\193\020" then -- what is no string is an error
+if redis.pcall("GETRANGE", KEYS[1], 0, 2) == "\193\020" then -- what is no string is an error
   if hold > redis.call("PTTL", KEYS[1]) then
     redis.call("PEXPIRE", KEYS[1], ARGV[1])
   end
