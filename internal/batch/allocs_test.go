@@ -8,10 +8,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/redistest"
 )
 
 // answerer is a hook that answers everything itself.
-type answerer struct{ recorder }
+type answerer struct{ redistest.Recorder }
 
 func (*answerer) ProcessHook(redis.ProcessHook) redis.ProcessHook {
 	return func(context.Context, redis.Cmder) error { return nil }

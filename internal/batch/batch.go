@@ -14,15 +14,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
-	"sync"
-	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/redisha/redisha/breaker"
 	"github.com/redisha/redisha/internal/conn"
+	"github.com/redisha/redisha/internal/lanes"
 )
 
 // ErrNotSent is the error of commands that were never sent: their caller's
@@ -35,16 +32,11 @@ var ErrNotSent = errors.New("not sent")
 // A Batcher sends the requests of one role. It is safe for concurrent use.
 type Batcher struct {
 	cn      *conn.Client
-	cluster *redis.ClusterClient // nil elsewhere
-	alone   bool                 // no request shares its pipeline
+	alone   bool // no request shares its pipeline
+	servers *lanes.Servers[*queue]
 
 	life [kinds]context.Context // of flights
 	end  context.CancelCauseFunc
-
-	closed atomic.Bool
-	single *queue                            // of one server
-	nodes  atomic.Pointer[map[string]*queue] // of a Cluster, by address; copied to be changed
-	adding sync.Mutex
 }
 
 // A kind of requests shares pipelines.
@@ -66,12 +58,9 @@ func New(cn *conn.Client) *Batcher {
 	b := &Batcher{cn: cn}
 	b.life[plain], b.end = context.WithCancelCause(context.Background())
 	b.life[bypass] = breaker.Bypass(b.life[plain])
-	if cluster, ok := cn.UniversalClient.(*redis.ClusterClient); ok {
-		b.cluster, b.alone = cluster, !cn.Own()
-		b.nodes.Store(&map[string]*queue{})
-	} else {
-		b.single = newQueue(b)
-	}
+	cluster, ok := cn.UniversalClient.(*redis.ClusterClient)
+	b.alone = ok && !cn.Own()
+	b.servers = lanes.NewServers(cluster, func(string) *queue { return newQueue(b) })
 	return b
 }
 
@@ -116,8 +105,8 @@ func (b *Batcher) do(ctx context.Context, k kind, key string, words [][]any) []*
 		b.send(ctx, k, cmds)
 		return cmds
 	}
-	q := b.queue(ctx, key)
-	if q == nil {
+	q, ok := b.servers.Of(ctx, key)
+	if !ok {
 		b.send(ctx, k, cmds)
 		return cmds
 	}
@@ -141,7 +130,7 @@ func (b *Batcher) refusal(ctx context.Context, words [][]any) error {
 	if ctx == nil {
 		return errors.New("nil context: pass context.Background() or the request's")
 	}
-	if b.closed.Load() {
+	if b.servers.Closed() {
 		return notSent(conn.ErrClosed)
 	}
 	if err := conn.Ended(ctx); err != nil {
@@ -183,71 +172,14 @@ func (b *Batcher) send(ctx context.Context, k kind, cmds []*redis.Cmd) {
 	conn.Exec(ctx, pipe)
 }
 
-// queue returns where a request for key waits, or nil if there is no telling, as
-// before the topology of a Cluster is known.
-func (b *Batcher) queue(ctx context.Context, key string) *queue {
-	if b.cluster == nil {
-		return b.single
-	}
-	node, err := b.cluster.MasterForKey(ctx, key)
-	if err != nil {
-		return nil
-	}
-	addr := node.Options().Addr
-	if q := (*b.nodes.Load())[addr]; q != nil {
-		return q
-	}
-	return b.add(addr)
-}
-
-// add makes the queue of a node. It stays when the node goes: there are not so
-// many addresses.
-func (b *Batcher) add(addr string) *queue {
-	b.adding.Lock()
-	defer b.adding.Unlock()
-	nodes := maps.Clone(*b.nodes.Load())
-	if nodes[addr] == nil && !b.closed.Load() {
-		nodes[addr] = newQueue(b)
-		b.nodes.Store(&nodes)
-	}
-	return nodes[addr]
-}
-
-// queues returns those there are, and will be when the Batcher is closed.
-func (b *Batcher) queues() []*queue {
-	if b.cluster == nil {
-		return []*queue{b.single}
-	}
-	b.adding.Lock()
-	defer b.adding.Unlock()
-	return slices.Collect(maps.Values(*b.nodes.Load()))
-}
-
 // Close refuses new requests and waits for the others. When ctx ends first, those
 // that wait get [ErrNotSent], the others lose their context, and Close returns an
 // error: a pipeline whose reply is awaited may then be under way until the
 // client's read timeout. Calling it again is safe.
 func (b *Batcher) Close(ctx context.Context) error {
-	b.closed.Store(true)
 	defer b.end(conn.ErrClosed)
-	queues := b.queues()
-	for _, q := range queues {
-		q.close()
-	}
-	for _, q := range queues {
-		select {
-		case <-q.quiet:
-			continue
-		default:
-		}
-		select {
-		case <-q.quiet:
-		case <-ctx.Done():
-			for _, q := range queues {
-				q.reject(conn.ErrClosed)
-			}
-			return fmt.Errorf("requests still under way: %w", context.Cause(ctx))
-		}
+	if err := b.servers.Close(ctx); err != nil {
+		return fmt.Errorf("requests still under way: %w", err)
 	}
 	return nil
 }

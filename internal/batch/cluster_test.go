@@ -27,11 +27,11 @@ func TestLanesOnClusterAreThoseOfANode(t *testing.T) {
 		require.NoError(t, b.Do(t.Context(), key, words("set", key, key))[0].Err())
 	}
 	require.Len(t, byNode, 3)
-	require.Len(t, *b.nodes.Load(), 3)
+	require.Len(t, b.servers.All(), 3)
 	stopped, other := cluster.Nodes[0], cluster.Nodes[1]
 
 	t.Run("a pipeline is one round trip", func(t *testing.T) {
-		q := b.queue(t.Context(), byNode[other][0])
+		q, _ := b.servers.Of(t.Context(), byNode[other][0])
 		q.mu.Lock()
 		var taken []lanes.Ticket
 		for q.lanes.Free() {
@@ -116,7 +116,7 @@ func TestLanesOnClusterAreThoseOfANode(t *testing.T) {
 func TestRequestsOfAForeignClusterClientTravelAlone(t *testing.T) {
 	rdb := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}, MaxRedirects: -1})
 	defer rdb.Close()
-	rec := &recorder{}
+	rec := &redistest.Recorder{}
 	rdb.AddHook(rec)
 	cn, err := conn.Of(rdb)
 	require.NoError(t, err)
@@ -128,5 +128,5 @@ func TestRequestsOfAForeignClusterClientTravelAlone(t *testing.T) {
 		callers.Go(func() { require.Error(t, b.Do(ctx, "k", words("get", "k"), words("get", "k"))[0].Err()) })
 	}
 	callers.Wait()
-	require.Len(t, rec.shipments(), 20)
+	require.Len(t, rec.Shipments(), 20)
 }

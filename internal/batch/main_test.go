@@ -3,9 +3,6 @@ package batch
 import (
 	"context"
 	"log/slog"
-	"net"
-	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -37,10 +34,10 @@ func open(tb testing.TB, srv *testserver.Server) *Batcher {
 }
 
 // foreign returns a Batcher over a plain go-redis client of srv, and what it sends.
-func foreign(tb testing.TB, srv *testserver.Server) (*Batcher, *recorder) {
+func foreign(tb testing.TB, srv *testserver.Server) (*Batcher, *redistest.Recorder) {
 	tb.Helper()
 	rdb := srv.Client(tb)
-	rec := &recorder{}
+	rec := &redistest.Recorder{}
 	rdb.AddHook(rec)
 	cn, err := conn.Of(rdb)
 	require.NoError(tb, err)
@@ -66,9 +63,8 @@ func batcher(tb testing.TB, cn *conn.Client) *Batcher {
 	return b
 }
 
-// occupy takes all lanes, so that requests have to wait until they are free.
-func occupy(b *Batcher) (free func()) {
-	q := b.single
+// occupy takes all lanes of q, so that requests have to wait until they are free.
+func occupy(q *queue) (free func()) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	var taken []lanes.Ticket
@@ -82,59 +78,8 @@ func occupy(b *Batcher) (free func()) {
 	}
 }
 
-// A recorder is a hook that keeps what was sent.
-type recorder struct {
-	before func(ctx context.Context, cmds []redis.Cmder) // nil: nothing
-
-	mu   sync.Mutex
-	sent []shipment
-}
-
-// A shipment is one command or pipeline.
-type shipment struct {
-	ctx  context.Context
-	cmds [][]any
-}
-
-func (r *recorder) note(ctx context.Context, cmds []redis.Cmder) {
-	s := shipment{ctx: ctx}
-	for _, cmd := range cmds {
-		if name := cmd.Name(); name == "hello" || name == "client" {
-			return
-		}
-		s.cmds = append(s.cmds, cmd.Args())
-	}
-	r.mu.Lock()
-	r.sent = append(r.sent, s)
-	r.mu.Unlock()
-	if r.before != nil {
-		r.before(ctx, cmds)
-	}
-}
-
-func (r *recorder) shipments() []shipment {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.sent)
-}
-
-func (r *recorder) DialHook(next redis.DialHook) redis.DialHook {
-	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
-}
-
-func (r *recorder) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		r.note(ctx, []redis.Cmder{cmd})
-		return next(ctx, cmd)
-	}
-}
-
-func (r *recorder) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error {
-		r.note(ctx, cmds)
-		return next(ctx, cmds)
-	}
-}
+// single is the queue of the one server.
+func single(b *Batcher) *queue { return b.servers.All()[0] }
 
 // off is a breaker that is always closed.
 var off = breaker.Config{Disabled: true}

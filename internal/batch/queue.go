@@ -27,7 +27,6 @@ type queue struct {
 	waiting [kinds]list // of each kind, which travel in pipelines of their own
 	arrived uint64      // requests that have had to wait
 	lanes   lanes.Lanes
-	quiet   chan struct{} // made by close, closed when nothing is under way
 }
 
 func newQueue(b *Batcher) *queue {
@@ -49,7 +48,7 @@ func (q *queue) first() *request {
 func (q *queue) enter() lanes.Ticket {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.lanes.Free() && q.first() == nil && q.quiet == nil {
+	if q.lanes.Free() && q.first() == nil && !q.lanes.Closed() {
 		return q.lanes.Board(time.Now())
 	}
 	return lanes.Ticket{}
@@ -82,7 +81,7 @@ func (q *queue) wait(ctx context.Context, r *request) lanes.Ticket {
 func (q *queue) join(r *request) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.quiet != nil {
+	if q.lanes.Closed() {
 		r.err = notSent(conn.ErrClosed)
 		return false
 	}
@@ -205,35 +204,29 @@ func (q *queue) tick() {
 	}
 }
 
-// settle tells close when nothing is under way.
+// settle lets Close return when nothing waits or is under way.
 func (q *queue) settle() {
-	if q.quiet != nil && q.first() == nil && q.lanes.Empty() {
-		select {
-		case <-q.quiet:
-		default:
-			close(q.quiet)
-			q.lanes.Stop()
-		}
+	if q.first() == nil {
+		q.lanes.Settle()
 	}
 }
 
-// close lets quiet be closed when nothing is under way any more.
-func (q *queue) close() {
+// Close refuses requests from now on.
+func (q *queue) Close() (quiet <-chan struct{}) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.quiet == nil {
-		q.quiet = make(chan struct{})
-	}
+	quiet = q.lanes.Close()
 	q.settle()
+	return quiet
 }
 
-// reject refuses what waits.
-func (q *queue) reject(cause error) {
+// Reject refuses what waits.
+func (q *queue) Reject() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for r := q.first(); r != nil; r = q.first() {
 		q.waiting[r.kind].remove(r)
-		r.err = notSent(cause)
+		r.err = notSent(conn.ErrClosed)
 		r.done <- struct{}{}
 	}
 	q.settle()

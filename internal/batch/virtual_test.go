@@ -17,6 +17,7 @@ import (
 	"github.com/redisha/redisha/breaker"
 	"github.com/redisha/redisha/internal/conn"
 	"github.com/redisha/redisha/internal/lanes"
+	"github.com/redisha/redisha/internal/redistest"
 	"github.com/redisha/redisha/internal/testserver"
 )
 
@@ -32,10 +33,10 @@ func TestARequestTravelsWithItsCallersContextWhileALaneIsFree(t *testing.T) {
 		require.Equal(t, "v", cmds[0].Val())
 		require.Equal(t, redis.Nil, cmds[1].Err())
 		require.ErrorContains(t, cmds[2].Err(), "WRONGTYPE")
-		sent := rec.shipments()
+		sent := rec.Shipments()
 		require.Len(t, sent, 2)
 		for _, s := range sent {
-			require.Equal(t, "mine", s.ctx.Value(ctxKey{}))
+			require.Equal(t, "mine", s.Ctx.Value(ctxKey{}))
 		}
 	})
 }
@@ -43,7 +44,7 @@ func TestARequestTravelsWithItsCallersContextWhileALaneIsFree(t *testing.T) {
 func TestWaitingRequestsShareAPipelineAndStayTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, rec := foreign(t, testserver.New(t))
-		free := occupy(b)
+		free := occupy(single(b))
 		var callers sync.WaitGroup
 		for i := range 10 {
 			callers.Go(func() {
@@ -57,16 +58,16 @@ func TestWaitingRequestsShareAPipelineAndStayTogether(t *testing.T) {
 			})
 		}
 		synctest.Wait()
-		require.Empty(t, rec.shipments())
+		require.Empty(t, rec.Shipments())
 		free()
 		callers.Wait()
-		sent := rec.shipments()
+		sent := rec.Shipments()
 		require.Len(t, sent, 1)
-		require.Len(t, sent[0].cmds, 40)
+		require.Len(t, sent[0].Commands, 40)
 		for i := 0; i < 40; i += 4 {
-			key := sent[0].cmds[i][1]
-			require.Equal(t, []any{"set", "get", "get", "lpush"}, []any{sent[0].cmds[i][0], sent[0].cmds[i+1][0], sent[0].cmds[i+2][0], sent[0].cmds[i+3][0]})
-			require.Equal(t, []any{key, "none", key}, []any{sent[0].cmds[i+1][1], sent[0].cmds[i+2][1], sent[0].cmds[i+3][1]})
+			key := sent[0].Commands[i][1]
+			require.Equal(t, []any{"set", "get", "get", "lpush"}, []any{sent[0].Commands[i][0], sent[0].Commands[i+1][0], sent[0].Commands[i+2][0], sent[0].Commands[i+3][0]})
+			require.Equal(t, []any{key, "none", key}, []any{sent[0].Commands[i+1][1], sent[0].Commands[i+2][1], sent[0].Commands[i+3][1]})
 		}
 	})
 }
@@ -74,7 +75,7 @@ func TestWaitingRequestsShareAPipelineAndStayTogether(t *testing.T) {
 func TestWhoWaitsAloneSendsItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, rec := foreign(t, testserver.New(t))
-		free := occupy(b)
+		free := occupy(single(b))
 		var caller sync.WaitGroup
 		caller.Go(func() {
 			ctx := context.WithValue(t.Context(), ctxKey{}, "mine")
@@ -83,14 +84,14 @@ func TestWhoWaitsAloneSendsItself(t *testing.T) {
 		synctest.Wait()
 		free()
 		caller.Wait()
-		require.Equal(t, "mine", rec.shipments()[0].ctx.Value(ctxKey{}))
+		require.Equal(t, "mine", rec.Shipments()[0].Ctx.Value(ctxKey{}))
 	})
 }
 
 func TestBypassingRequestsHavePipelinesOfTheirOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, rec := foreign(t, testserver.New(t))
-		free := occupy(b)
+		free := occupy(single(b))
 		var callers sync.WaitGroup
 		for i := range 6 {
 			callers.Go(func() {
@@ -104,12 +105,12 @@ func TestBypassingRequestsHavePipelinesOfTheirOwn(t *testing.T) {
 		synctest.Wait()
 		free()
 		callers.Wait()
-		sent := rec.shipments()
+		sent := rec.Shipments()
 		require.Len(t, sent, 2)
 		for _, s := range sent {
-			require.Len(t, s.cmds, 3)
-			for _, cmd := range s.cmds {
-				require.Equal(t, s.cmds[0][2], cmd[2])
+			require.Len(t, s.Commands, 3)
+			for _, cmd := range s.Commands {
+				require.Equal(t, s.Commands[0][2], cmd[2])
 			}
 		}
 	})
@@ -127,7 +128,7 @@ func TestBypassingRequestsPassAnOpenBreaker(t *testing.T) {
 			cancel()
 		}
 		require.NoError(t, srv.Restart())
-		free := occupy(b)
+		free := occupy(single(b))
 		var callers sync.WaitGroup
 		for range 3 {
 			callers.Go(func() { require.NoError(t, b.DoBypass(t.Context(), "k", words("set", "k", "v"))[0].Err()) })
@@ -148,7 +149,7 @@ func TestBypassingRequestsPassAnOpenBreaker(t *testing.T) {
 func TestACallerWhoLeavesWhileItWaitsHasSentNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, rec := foreign(t, testserver.New(t))
-		free := occupy(b)
+		free := occupy(single(b))
 		var callers sync.WaitGroup
 		ctx, cancel := context.WithCancelCause(t.Context())
 		for i := range 3 {
@@ -174,8 +175,8 @@ func TestACallerWhoLeavesWhileItWaitsHasSentNothing(t *testing.T) {
 		synctest.Wait()
 		free()
 		callers.Wait()
-		for _, s := range rec.shipments() {
-			for _, cmd := range s.cmds {
+		for _, s := range rec.Shipments() {
+			for _, cmd := range s.Commands {
 				require.Equal(t, "k", cmd[1])
 			}
 		}
@@ -187,7 +188,7 @@ func TestACallerWhoLeavesAsItsTurnComesGivesItOn(t *testing.T) {
 		b, rec := foreign(t, testserver.New(t))
 		sent := 0
 		for range 300 {
-			free := occupy(b)
+			free := occupy(single(b))
 			ctx, cancel := context.WithCancel(t.Context())
 			var caller sync.WaitGroup
 			caller.Go(func() {
@@ -203,7 +204,7 @@ func TestACallerWhoLeavesAsItsTurnComesGivesItOn(t *testing.T) {
 			synctest.Wait()
 			require.Zero(t, underway(b))
 		}
-		require.Len(t, rec.shipments(), sent)
+		require.Len(t, rec.Shipments(), sent)
 	})
 }
 
@@ -215,7 +216,7 @@ func TestACallerWhoLeavesAPipelineDisturbsNobody(t *testing.T) {
 		b := open(t, srv)
 		require.NoError(t, b.Do(t.Context(), "k", words("set", "k", "v"))[0].Err())
 		dials := b.cn.Stats().Dials
-		free := occupy(b)
+		free := occupy(single(b))
 		srv.Hang(true)
 		var callers sync.WaitGroup
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -253,7 +254,7 @@ func TestAPipelineEndsWhenAllItsCallersHaveLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := testserver.New(t)
 		b := open(t, srv)
-		free := occupy(b)
+		free := occupy(single(b))
 		srv.SetLoading(time.Hour) // which conn repeats
 		var callers sync.WaitGroup
 		for i := range 3 {
@@ -276,9 +277,9 @@ func TestAPipelineEndsWhenAllItsCallersHaveLeft(t *testing.T) {
 }
 
 func underway(b *Batcher) int {
-	b.single.mu.Lock()
-	defer b.single.mu.Unlock()
-	n := b.single.lanes.UnderWay()
+	single(b).mu.Lock()
+	defer single(b).mu.Unlock()
+	n := single(b).lanes.UnderWay()
 	return n[0] + n[1] + n[2]
 }
 
@@ -287,7 +288,7 @@ func TestAPipelineLastsAsLongAsOneCallerWaits(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			srv := testserver.New(t)
 			b := open(t, srv)
-			free := occupy(b)
+			free := occupy(single(b))
 			srv.SetLoading(20 * time.Second)
 			var callers sync.WaitGroup
 			for i := range 3 {
@@ -321,7 +322,7 @@ func TestWhatIsSentAgainHoldsUpNobodyElse(t *testing.T) {
 		b := open(t, srv)
 		require.NoError(t, b.Do(t.Context(), "k", words("set", "k", "v"))[0].Err())
 		srv.SetError("TRYAGAIN Multiple keys request during rehashing of slot", "HSET")
-		free := occupy(b)
+		free := occupy(single(b))
 		var callers, refused sync.WaitGroup
 		for i := range 10 {
 			if i == 5 {
@@ -357,7 +358,7 @@ func TestWhatIsSentAgainHoldsUpNobodyElse(t *testing.T) {
 func TestAPipelineHasBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, rec := foreign(t, testserver.New(t))
-		free := occupy(b)
+		free := occupy(single(b))
 		var callers sync.WaitGroup
 		value := strings.Repeat("x", 100<<10)
 		for i := range 6 {
@@ -375,15 +376,15 @@ func TestAPipelineHasBounds(t *testing.T) {
 		require.NoError(t, b.Do(t.Context(), "k", words("set", "k", strings.Repeat("x", maxBytes+1)))[0].Err())
 		require.Len(t, b.Do(t.Context(), "k", append(many, append(many, many...)...)...), 600)
 		require.Zero(t, time.Since(start), "what is above the bounds does not wait")
-		require.Len(t, rec.shipments(), 2)
+		require.Len(t, rec.Shipments(), 2)
 		free()
 		callers.Wait()
-		sent := rec.shipments()[2:]
+		sent := rec.Shipments()[2:]
 		require.GreaterOrEqual(t, len(sent), 3)
 		for _, s := range sent {
-			bytes, _ := size(s.cmds)
+			bytes, _ := size(s.Commands)
 			require.LessOrEqual(t, bytes, maxBytes)
-			require.LessOrEqual(t, len(s.cmds), maxCommands)
+			require.LessOrEqual(t, len(s.Commands), maxCommands)
 		}
 	})
 }
@@ -395,7 +396,7 @@ func (unwritable) MarshalBinary() ([]byte, error) { return nil, errors.New("no b
 func TestAWordThatFailsSpoilsNoPipeline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _ := foreign(t, testserver.New(t))
-		free := occupy(b)
+		free := occupy(single(b))
 		var callers sync.WaitGroup
 		for _, word := range []any{"v", unwritable{}, struct{}{}, "v"} {
 			callers.Go(func() {
@@ -426,14 +427,14 @@ func TestWhatCannotBeSentSaysWhy(t *testing.T) {
 		err := b.Do(ctx, "k", words("ping"))[0].Err()
 		require.ErrorIs(t, err, ErrNotSent)
 		require.ErrorIs(t, err, errLeft)
-		require.Empty(t, rec.shipments())
+		require.Empty(t, rec.Shipments())
 	})
 }
 
 func TestCloseWaitsForWhatIsUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b, _ := foreign(t, testserver.New(t))
-		free := occupy(b)
+		free := occupy(single(b))
 		var callers sync.WaitGroup
 		for range 5 {
 			callers.Go(func() { require.NoError(t, b.Do(t.Context(), "k", words("set", "k", "v"))[0].Err()) })
@@ -463,14 +464,14 @@ func TestCloseRefusesWhatWaitsWhenItsTimeIsOver(t *testing.T) {
 				}
 			})
 		}
-		free := occupy(b)
+		free := occupy(single(b))
 		srv.SetLoading(time.Hour)
 		call(context.Canceled, conn.ErrClosed)
 		call(context.Canceled, conn.ErrClosed)
 		synctest.Wait()
 		free() // these two travel together
 		synctest.Wait()
-		free = occupy(b)
+		free = occupy(single(b))
 		call(ErrNotSent, conn.ErrClosed)
 		call(ErrNotSent, conn.ErrClosed)
 		synctest.Wait()
@@ -499,15 +500,15 @@ func TestAPanicInAHookFailsItsPipelineAndNoOther(t *testing.T) {
 	for name, end := range map[string]func(){"panic": func() { panic("boom") }, "goexit": runtime.Goexit} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				b, rec := open(t, testserver.New(t)), &recorder{}
+				b, rec := open(t, testserver.New(t)), &redistest.Recorder{}
 				b.cn.AddHook(rec)
-				rec.before = func(_ context.Context, cmds []redis.Cmder) {
+				rec.Before = func(_ context.Context, cmds []redis.Cmder) {
 					if len(cmds) == 3 {
 						end()
 					}
 				}
 				for range 5 { // more than there are lanes
-					free := occupy(b)
+					free := occupy(single(b))
 					var callers sync.WaitGroup
 					for range 3 {
 						callers.Go(func() {
@@ -522,7 +523,7 @@ func TestAPanicInAHookFailsItsPipelineAndNoOther(t *testing.T) {
 				require.Zero(t, underway(b))
 				require.NoError(t, b.Do(t.Context(), "k", words("set", "k", "v"))[0].Err())
 
-				rec.before = func(context.Context, []redis.Cmder) { end() }
+				rec.Before = func(context.Context, []redis.Cmder) { end() }
 				var caller sync.WaitGroup
 				caller.Go(func() {
 					defer func() { _ = recover() }()
@@ -540,12 +541,12 @@ func TestAPanicInAHookFailsItsPipelineAndNoOther(t *testing.T) {
 func TestAPanicInARepetitionLeavesTheOutcomeUnknown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := testserver.New(t)
-		b, rec := open(t, srv), &recorder{}
+		b, rec := open(t, srv), &redistest.Recorder{}
 		b.cn.AddHook(rec)
-		free := occupy(b)
+		free := occupy(single(b))
 		srv.SetError("TRYAGAIN Multiple keys request during rehashing of slot", "SET")
-		rec.before = func(context.Context, []redis.Cmder) {
-			if len(rec.shipments()) == 2 {
+		rec.Before = func(context.Context, []redis.Cmder) {
+			if len(rec.Shipments()) == 2 {
 				panic("boom")
 			}
 		}
@@ -570,7 +571,7 @@ func TestLanesFollowTheRoundTrip(t *testing.T) {
 			for range 50 {
 				require.NoError(t, b.Do(t.Context(), "k", words("set", "k", "v"))[0].Err())
 			}
-			return b.single.lanes.Count()
+			return single(b).lanes.Count()
 		}
 		require.Equal(t, lanes.Min, count())
 		srv.SetLatency(300 * time.Microsecond)
@@ -591,10 +592,10 @@ func TestFailuresAreNoRoundTrips(t *testing.T) {
 		for range 50 {
 			b.Do(t.Context(), "k", words("set", "k", "v"))
 		}
-		require.Equal(t, maxLanes, b.single.lanes.Count())
+		require.Equal(t, maxLanes, single(b).lanes.Count())
 		srv.SetLatency(0)
 		srv.SetError("OOM command not allowed when used memory > 'maxmemory'")
 		require.Error(t, b.Do(t.Context(), "k", words("set", "k", "v"))[0].Err())
-		require.Equal(t, maxLanes, b.single.lanes.Count())
+		require.Equal(t, maxLanes, single(b).lanes.Count())
 	})
 }

@@ -53,7 +53,7 @@ func BenchmarkGet(b *testing.B) {
 					})
 					s := r.Stats()
 					b.ReportMetric(float64(s.Keys)/float64(max(s.Batches, 1)), "keys/batch")
-					b.ReportMetric(float64(r.single.lanes.Count()), "lanes")
+					b.ReportMetric(float64(single(r).lanes.Count()), "lanes")
 				})
 			}
 		}

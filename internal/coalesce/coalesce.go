@@ -14,9 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"maps"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,10 +54,7 @@ type Reader struct {
 	// Until when MGET is not tried, since the server refuses it; Unix nanoseconds.
 	mgetRefused atomic.Int64
 
-	closed atomic.Bool
-	single *queue                            // of one server
-	nodes  atomic.Pointer[map[string]*queue] // of a Cluster, by address; copied to be changed
-	adding sync.Mutex
+	servers *lanes.Servers[*queue]
 
 	batches sync.Pool // of *batch
 	counts  counts
@@ -89,14 +84,12 @@ func New(cn *conn.Client, cfg Config) *Reader {
 	}
 	r.sizes.seed = maphash.MakeSeed()
 	r.life, r.end = context.WithCancelCause(context.Background())
-	if cluster, ok := cn.UniversalClient.(*redis.ClusterClient); ok {
-		r.cluster, r.alone = cluster, !cn.Own()
-		r.nodes.Store(&map[string]*queue{})
-		return r
-	}
-	r.single = newQueue(r, "")
-	_, server := cn.UniversalClient.(*redis.Client)
-	r.mget = cn.Own() || server // who knows what else does with several keys
+	var cluster, server bool
+	r.cluster, cluster = cn.UniversalClient.(*redis.ClusterClient)
+	_, server = cn.UniversalClient.(*redis.Client)
+	r.alone = cluster && !cn.Own()
+	r.mget = !cluster && (cn.Own() || server) // who knows what else does with several keys
+	r.servers = lanes.NewServers(r.cluster, func(node string) *queue { return newQueue(r, node) })
 	return r
 }
 
@@ -198,7 +191,7 @@ func (r *Reader) refusal(ctx context.Context) error {
 	if ctx == nil {
 		return errNilContext
 	}
-	if r.closed.Load() {
+	if r.servers.Closed() {
 		return conn.ErrClosed
 	}
 	if ctx.Err() != nil {
@@ -344,47 +337,13 @@ func without(err error) answer {
 	return answer{state: failed, err: err}
 }
 
-// queue returns where a read of key waits, or nil if there is no telling, as
-// before the topology of a Cluster is known.
+// queue returns where a read of key waits, or nil if it is not to wait.
 func (r *Reader) queue(ctx context.Context, key string) *queue {
-	if r.cluster == nil {
-		return r.single
-	}
 	if r.alone {
 		return nil
 	}
-	node, err := r.cluster.MasterForKey(ctx, key)
-	if err != nil {
-		return nil
-	}
-	addr := node.Options().Addr
-	if q := (*r.nodes.Load())[addr]; q != nil {
-		return q
-	}
-	return r.add(addr)
-}
-
-// add makes the queue of a node. It stays when the node goes: there are not so
-// many addresses.
-func (r *Reader) add(addr string) *queue {
-	r.adding.Lock()
-	defer r.adding.Unlock()
-	nodes := maps.Clone(*r.nodes.Load())
-	if nodes[addr] == nil && !r.closed.Load() {
-		nodes[addr] = newQueue(r, addr)
-		r.nodes.Store(&nodes)
-	}
-	return nodes[addr]
-}
-
-// queues returns those there are, and will be when the Reader is closed.
-func (r *Reader) queues() []*queue {
-	if r.cluster == nil {
-		return []*queue{r.single}
-	}
-	r.adding.Lock()
-	defer r.adding.Unlock()
-	return slices.Collect(maps.Values(*r.nodes.Load()))
+	q, _ := r.servers.Of(ctx, key)
+	return q
 }
 
 // Stats returns the counts.
@@ -402,26 +361,9 @@ func (r *Reader) Stats() Stats {
 // returns an error: one whose reply is awaited may then be under way until the
 // client's read timeout. Calling it again is safe. Values stay valid.
 func (r *Reader) Close(ctx context.Context) error {
-	r.closed.Store(true)
 	defer r.end(conn.ErrClosed)
-	queues := r.queues()
-	for _, q := range queues {
-		q.close()
-	}
-	for _, q := range queues {
-		select {
-		case <-q.quiet:
-			continue
-		default:
-		}
-		select {
-		case <-q.quiet:
-		case <-ctx.Done():
-			for _, q := range queues {
-				q.reject(conn.ErrClosed)
-			}
-			return fmt.Errorf("reads still under way: %w", context.Cause(ctx))
-		}
+	if err := r.servers.Close(ctx); err != nil {
+		return fmt.Errorf("reads still under way: %w", err)
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/redisha/redisha/breaker"
 	"github.com/redisha/redisha/internal/conn"
 	"github.com/redisha/redisha/internal/lanes"
+	"github.com/redisha/redisha/internal/redistest"
 	"github.com/redisha/redisha/internal/testserver"
 )
 
@@ -34,7 +35,7 @@ func holds(t *testing.T, r *Reader, key, want string) {
 
 // underway is what is under way, by age. It is steady once all goroutines wait.
 func underway(r *Reader) [3]int {
-	q := r.single
+	q := single(r)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.lanes.UnderWay()
@@ -63,11 +64,11 @@ func TestAReadTravelsWithItsCallersContextWhileALaneIsFree(t *testing.T) {
 			require.NoError(t, err)
 			require.Nil(t, v.Bytes())
 		}
-		sent := rec.shipments()
+		sent := rec.Shipments()
 		require.Len(t, sent, 4)
 		for _, s := range sent {
-			require.Equal(t, "mine", s.ctx.Value(ctxKey{}))
-			require.Equal(t, "get", s.cmds[0][0])
+			require.Equal(t, "mine", s.Ctx.Value(ctxKey{}))
+			require.Equal(t, "get", s.Commands[0][0])
 		}
 	})
 }
@@ -76,7 +77,7 @@ func TestWaitingReadsShareOneMGetAndEqualKeysAreReadOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := testserver.New(t)
 		r, rec := foreign(t, srv, Config{})
-		free := occupy(r.single)
+		free := occupy(single(r))
 		want := map[string]string{"none": "", "list": ""}
 		_, err := srv.Push("list", "x")
 		require.NoError(t, err)
@@ -99,14 +100,14 @@ func TestWaitingReadsShareOneMGetAndEqualKeysAreReadOnce(t *testing.T) {
 			}
 		})
 		synctest.Wait()
-		require.Empty(t, rec.shipments())
+		require.Empty(t, rec.Shipments())
 		free()
 		callers.Wait()
-		sent := rec.shipments()
+		sent := rec.Shipments()
 		require.Len(t, sent, 1)
-		require.Len(t, sent[0].cmds, 1)
-		require.Equal(t, "mget", sent[0].cmds[0][0])
-		require.Len(t, sent[0].cmds[0], 1+len(want))
+		require.Len(t, sent[0].Commands, 1)
+		require.Equal(t, "mget", sent[0].Commands[0][0])
+		require.Len(t, sent[0].Commands[0], 1+len(want))
 		require.Equal(t, Stats{Batches: 1, Keys: 12, Shared: 28}, r.Stats())
 	})
 }
@@ -114,7 +115,7 @@ func TestWaitingReadsShareOneMGetAndEqualKeysAreReadOnce(t *testing.T) {
 func TestWhoWaitsAloneReadsItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, rec := foreign(t, testserver.New(t), Config{})
-		free := occupy(r.single)
+		free := occupy(single(r))
 		var caller sync.WaitGroup
 		caller.Go(func() {
 			v, err := r.Get(context.WithValue(t.Context(), ctxKey{}, "mine"), "none")
@@ -124,8 +125,8 @@ func TestWhoWaitsAloneReadsItself(t *testing.T) {
 		synctest.Wait()
 		free()
 		caller.Wait()
-		require.Len(t, rec.shipments(), 1)
-		require.Equal(t, "mine", rec.shipments()[0].ctx.Value(ctxKey{}))
+		require.Len(t, rec.Shipments(), 1)
+		require.Equal(t, "mine", rec.Shipments()[0].Ctx.Value(ctxKey{}))
 		require.Equal(t, Stats{Alone: 1}, r.Stats())
 	})
 }
@@ -138,7 +139,7 @@ func TestMemoryIsUsedAgainOnlyAfterItIsReleased(t *testing.T) {
 			require.NoError(t, srv.Set(fmt.Sprint("k", i), strings.Repeat(fmt.Sprint(i), 1000)))
 		}
 		batch := func(release bool) (held []Value) {
-			free := occupy(r.single)
+			free := occupy(single(r))
 			values := make([]Value, 4)
 			var callers sync.WaitGroup
 			for i := range values {
@@ -183,7 +184,7 @@ func TestACallerWhoLeavesWhileItWaitsReturnsAtOnce(t *testing.T) {
 		srv := testserver.New(t)
 		r, rec := foreign(t, srv, Config{})
 		require.NoError(t, srv.Set("k", "v"))
-		free := occupy(r.single)
+		free := occupy(single(r))
 		var callers sync.WaitGroup
 		ctx, cancel := context.WithCancelCause(t.Context())
 		leave := func(read func() error) {
@@ -210,14 +211,14 @@ func TestACallerWhoLeavesWhileItWaitsReturnsAtOnce(t *testing.T) {
 		synctest.Wait()
 		free()
 		callers.Wait()
-		require.Len(t, rec.shipments(), 1)
+		require.Len(t, rec.Shipments(), 1)
 	})
 }
 
 func TestABatchThatAllHaveLeftIsNotSent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, rec := foreign(t, testserver.New(t), Config{})
-		free := occupy(r.single)
+		free := occupy(single(r))
 		var callers sync.WaitGroup
 		ctx, cancel := context.WithCancel(t.Context())
 		for i := range 2 * maxKeys {
@@ -231,7 +232,7 @@ func TestABatchThatAllHaveLeftIsNotSent(t *testing.T) {
 		callers.Wait()
 		free()
 		synctest.Wait()
-		require.Empty(t, rec.shipments())
+		require.Empty(t, rec.Shipments())
 		require.Zero(t, underway(r))
 		holds(t, r, "none", "")
 	})
@@ -242,7 +243,7 @@ func TestACallerWhoLeavesAsItsTurnComesGivesItOn(t *testing.T) {
 		r, rec := foreign(t, testserver.New(t), Config{})
 		sent := 0
 		for i := range 300 {
-			free := occupy(r.single)
+			free := occupy(single(r))
 			ctx, cancel := context.WithCancel(t.Context())
 			var caller sync.WaitGroup
 			caller.Go(func() {
@@ -263,7 +264,7 @@ func TestACallerWhoLeavesAsItsTurnComesGivesItOn(t *testing.T) {
 			require.Zero(t, underway(r))
 		}
 		// A read may have been sent and have failed, since its context ended then.
-		require.GreaterOrEqual(t, len(rec.shipments()), sent)
+		require.GreaterOrEqual(t, len(rec.Shipments()), sent)
 	})
 }
 
@@ -274,7 +275,7 @@ func TestACallerWhoLeavesABatchDisturbsNobody(t *testing.T) {
 		require.NoError(t, srv.Set("k", "v"))
 		holds(t, r, "k", "v")
 		dials := r.cn.Stats().Dials
-		free := occupy(r.single)
+		free := occupy(single(r))
 		srv.Hang(true)
 		var callers sync.WaitGroup
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -312,7 +313,7 @@ func TestABatchEndsWhenAllItsReadersHaveLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := testserver.New(t)
 		r := patient(t, srv, Config{})
-		free := occupy(r.single)
+		free := occupy(single(r))
 		srv.SetLoading(time.Hour) // which conn repeats
 		var callers sync.WaitGroup
 		for i := range 3 {
@@ -349,7 +350,7 @@ func TestTheTimeoutBoundsWaitingAndReading(t *testing.T) {
 		}
 		one := func() error { _, err := r.Get(t.Context(), "k"); return err }
 		read(limit, one) // alone
-		free := occupy(r.single)
+		free := occupy(single(r))
 		var callers sync.WaitGroup
 		for range 5 {
 			callers.Go(func() { read(limit, one) })
@@ -382,8 +383,8 @@ func TestTheTimeoutEndsAWaitForABatchThatHangs(t *testing.T) {
 		const limit = 800 * time.Millisecond
 		r, rec := foreign(t, testserver.New(t), Config{Timeout: limit})
 		hang := make(chan struct{})
-		rec.before = func(context.Context, []redis.Cmder) { <-hang }
-		free := occupy(r.single)
+		rec.Before = func(context.Context, []redis.Cmder) { <-hang }
+		free := occupy(single(r))
 		var callers sync.WaitGroup
 		for i := range 5 {
 			callers.Go(func() {
@@ -410,7 +411,7 @@ func TestAnErrorOfAllReachesAllAndTheClientsHooks(t *testing.T) {
 				r := open(t, srv, Config{})
 				srv.SetError(text, "MGET")
 				failed := r.cn.Stats().Commands.Failed()
-				free := occupy(r.single)
+				free := occupy(single(r))
 				var callers sync.WaitGroup
 				for i := range 4 {
 					callers.Go(func() {
@@ -436,7 +437,7 @@ func TestTheBreakerSeesBatchesAndRefusesThem(t *testing.T) {
 		cn := own(t, conn.Config{Dialer: srv.Dial, FailFast: true, Breaker: breaker.Config{OpenFor: time.Hour}}, "redis://127.0.0.1:6379?pool_size=1024")
 		r := reader(t, cn, Config{})
 		batch := func(right func(err error)) {
-			free := occupy(r.single)
+			free := occupy(single(r))
 			var callers sync.WaitGroup
 			for i := range 3 {
 				callers.Go(func() {
@@ -466,7 +467,7 @@ func TestABatchWhoseReplyIsCutIsReadAgain(t *testing.T) {
 			require.NoError(t, srv.Set(fmt.Sprint("k", i), fmt.Sprint(i)))
 		}
 		srv.CutReplies(1, "MGET")
-		free := occupy(r.single)
+		free := occupy(single(r))
 		var callers sync.WaitGroup
 		for i := range 5 {
 			callers.Go(func() { holds(t, r, fmt.Sprint("k", i), fmt.Sprint(i)) })
@@ -489,7 +490,7 @@ func TestWhereMGetIsRefusedEachKeyIsAskedForByItself(t *testing.T) {
 				r, rec := foreign(t, srv, Config{})
 				srv.SetError(text, "MGET")
 				batch := func() {
-					free := occupy(r.single)
+					free := occupy(single(r))
 					var callers sync.WaitGroup
 					for i := range 5 {
 						key := fmt.Sprint("k", i)
@@ -502,14 +503,14 @@ func TestWhereMGetIsRefusedEachKeyIsAskedForByItself(t *testing.T) {
 					synctest.Wait() // the lane is free
 				}
 				batch()
-				require.Len(t, rec.shipments(), 2)
+				require.Len(t, rec.Shipments(), 2)
 				batch()
-				require.Len(t, rec.shipments(), 3, "MGET is not tried each time")
-				require.Len(t, rec.shipments()[2].cmds, 5)
+				require.Len(t, rec.Shipments(), 3, "MGET is not tried each time")
+				require.Len(t, rec.Shipments()[2].Commands, 5)
 				srv.SetError("", "MGET")
 				time.Sleep(refusedFor)
 				batch()
-				require.Equal(t, "mget", rec.shipments()[3].cmds[0][0], "but again after a while")
+				require.Equal(t, "mget", rec.Shipments()[3].Commands[0][0], "but again after a while")
 			})
 		})
 	}
@@ -524,8 +525,8 @@ func TestLargeValuesAreReadAlone(t *testing.T) {
 			require.NoError(t, srv.Set(key, value))
 		}
 		read := func(shipments int) {
-			before := len(rec.shipments())
-			free := occupy(r.single)
+			before := len(rec.Shipments())
+			free := occupy(single(r))
 			var callers sync.WaitGroup
 			for key, value := range values {
 				callers.Go(func() { holds(t, r, key, value) })
@@ -541,7 +542,7 @@ func TestLargeValuesAreReadAlone(t *testing.T) {
 			free()
 			callers.Wait()
 			synctest.Wait() // the lane is free
-			require.Len(t, rec.shipments(), before+shipments)
+			require.Len(t, rec.Shipments(), before+shipments)
 		}
 		read(1 + 2 + 1) // an MGET, those that it did not keep, and those for GetMany
 		read(1 + 3 + 1) // an MGET of what is not known to be large
@@ -565,7 +566,7 @@ func TestWhoWaitsForSeveralKeysIsGrantedNoLane(t *testing.T) {
 		v, err := r.Get(t.Context(), "large")
 		require.NoError(t, err)
 		v.Release()
-		free := occupy(r.single)
+		free := occupy(single(r))
 		var caller sync.WaitGroup
 		caller.Go(func() {
 			results := r.GetMany(t.Context(), []string{"small", "large"})
@@ -576,7 +577,7 @@ func TestWhoWaitsForSeveralKeysIsGrantedNoLane(t *testing.T) {
 			results[1].Release()
 		})
 		synctest.Wait()
-		require.Len(t, rec.shipments(), 2, "the large one is read already")
+		require.Len(t, rec.Shipments(), 2, "the large one is read already")
 		free()
 		caller.Wait()
 		synctest.Wait()
@@ -595,15 +596,15 @@ func TestABatchHasBounds(t *testing.T) {
 			require.NoError(t, srv.Set(keys[i], strings.Repeat("x", 40<<10)))
 		}
 		read := func(keys []string, most int) {
-			before := len(rec.shipments())
+			before := len(rec.Shipments())
 			for _, res := range r.GetMany(t.Context(), keys) {
 				require.NoError(t, res.Err)
 				require.Len(t, res.Bytes(), 40<<10)
 				res.Release()
 			}
-			for _, s := range rec.shipments()[before:] {
-				if s.cmds[0][0] == "mget" {
-					require.LessOrEqual(t, len(s.cmds[0])-1, most)
+			for _, s := range rec.Shipments()[before:] {
+				if s.Commands[0][0] == "mget" {
+					require.LessOrEqual(t, len(s.Commands[0])-1, most)
 				}
 			}
 		}
@@ -617,7 +618,7 @@ func TestCloseWaitsForWhatIsUnderWay(t *testing.T) {
 		srv := testserver.New(t)
 		r, _ := foreign(t, srv, Config{Timeout: time.Second})
 		require.NoError(t, srv.Set("k", "v"))
-		free := occupy(r.single)
+		free := occupy(single(r))
 		var callers sync.WaitGroup
 		for range 5 {
 			callers.Go(func() { holds(t, r, "k", "v") })
@@ -650,14 +651,14 @@ func TestCloseRefusesWhatWaitsWhenItsTimeIsOver(t *testing.T) {
 				}
 			})
 		}
-		free := occupy(r.single)
+		free := occupy(single(r))
 		srv.SetLoading(time.Hour)
 		call(context.Canceled)
 		call(context.Canceled)
 		synctest.Wait()
 		free() // these two travel together
 		synctest.Wait()
-		free = occupy(r.single)
+		free = occupy(single(r))
 		call(conn.ErrClosed)
 		call(conn.ErrClosed)
 		synctest.Wait()
@@ -694,7 +695,7 @@ func TestWhatCannotBeReadSaysWhy(t *testing.T) {
 		cancel(errLeft)
 		_, err = r.Get(ctx, "k")
 		require.ErrorIs(t, err, errLeft)
-		require.Empty(t, rec.shipments())
+		require.Empty(t, rec.Shipments())
 	})
 }
 
@@ -702,15 +703,15 @@ func TestAPanicInAHookFailsItsBatchAndNoOther(t *testing.T) {
 	for name, end := range map[string]func(){"panic": func() { panic("boom") }, "goexit": runtime.Goexit} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r, rec := open(t, testserver.New(t), Config{}), &recorder{}
+				r, rec := open(t, testserver.New(t), Config{}), &redistest.Recorder{}
 				r.cn.AddHook(rec)
-				rec.before = func(_ context.Context, cmds []redis.Cmder) {
+				rec.Before = func(_ context.Context, cmds []redis.Cmder) {
 					if cmds[0].Name() == "mget" {
 						end()
 					}
 				}
 				for range 5 { // more than there are lanes
-					free := occupy(r.single)
+					free := occupy(single(r))
 					var callers sync.WaitGroup
 					for i := range 3 {
 						callers.Go(func() {
@@ -726,7 +727,7 @@ func TestAPanicInAHookFailsItsBatchAndNoOther(t *testing.T) {
 				require.Zero(t, underway(r))
 				holds(t, r, "none", "")
 
-				rec.before = func(context.Context, []redis.Cmder) { end() }
+				rec.Before = func(context.Context, []redis.Cmder) { end() }
 				var caller sync.WaitGroup
 				caller.Go(func() {
 					defer func() { _ = recover() }()
@@ -746,7 +747,7 @@ func TestReadsThatHangDoNotHoldUpOthersForLong(t *testing.T) {
 		r, rec := foreign(t, srv, Config{})
 		require.NoError(t, srv.Set("k", "v"))
 		hang := make(chan struct{})
-		rec.before = func(_ context.Context, cmds []redis.Cmder) {
+		rec.Before = func(_ context.Context, cmds []redis.Cmder) {
 			if strings.HasPrefix(cmds[0].Args()[1].(string), "hang") {
 				<-hang
 			}
@@ -780,7 +781,7 @@ func TestLanesFollowTheRoundTrip(t *testing.T) {
 			for range 50 {
 				holds(t, r, "none", "")
 			}
-			return r.single.lanes.Count()
+			return single(r).lanes.Count()
 		}
 		require.Equal(t, lanes.Min, count())
 		srv.SetLatency(400 * time.Microsecond)
@@ -799,7 +800,7 @@ func TestFailuresAreNoRoundTrips(t *testing.T) {
 		r, _ := foreign(t, srv, Config{})
 		srv.SetLatency(20 * time.Millisecond)
 		holds(t, r, "none", "")
-		require.Equal(t, maxLanes, r.single.lanes.Count())
+		require.Equal(t, maxLanes, single(r).lanes.Count())
 		srv.SetLatency(0)
 		srv.SetError("ERR no luck today")
 		_, err := r.Get(t.Context(), "k")
@@ -808,7 +809,7 @@ func TestFailuresAreNoRoundTrips(t *testing.T) {
 			require.Error(t, res.Err)
 		}
 		synctest.Wait()
-		require.Equal(t, maxLanes, r.single.lanes.Count())
+		require.Equal(t, maxLanes, single(r).lanes.Count())
 	})
 }
 
@@ -816,7 +817,7 @@ func TestFailuresAreNoRoundTrips(t *testing.T) {
 func TestReadsOfAForeignClusterClientTravelAlone(t *testing.T) {
 	rdb := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"127.0.0.1:1"}, MaxRedirects: -1, PoolSize: 100})
 	defer rdb.Close()
-	rec := &recorder{}
+	rec := &redistest.Recorder{}
 	rdb.AddHook(rec)
 	cn, err := conn.Of(rdb)
 	require.NoError(t, err)
@@ -831,11 +832,11 @@ func TestReadsOfAForeignClusterClientTravelAlone(t *testing.T) {
 		})
 	}
 	callers.Wait()
-	require.Len(t, rec.shipments(), 20)
+	require.Len(t, rec.Shipments(), 20)
 	for _, res := range r.GetMany(ctx, []string{"k", "l", "m"}) {
 		require.Error(t, res.Err)
 	}
-	require.Len(t, rec.shipments(), 21)
+	require.Len(t, rec.Shipments(), 21)
 }
 
 // Of several reads one may take all the time: the others have their answers all the

@@ -4,11 +4,8 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"os"
-	"slices"
 	"strconv"
-	"sync"
 	"testing"
 	"time"
 
@@ -41,10 +38,10 @@ func open(tb testing.TB, srv *testserver.Server, cfg Config) *Reader {
 }
 
 // foreign returns a Reader over a plain go-redis client of srv, and what it sends.
-func foreign(tb testing.TB, srv *testserver.Server, cfg Config) (*Reader, *recorder) {
+func foreign(tb testing.TB, srv *testserver.Server, cfg Config) (*Reader, *redistest.Recorder) {
 	tb.Helper()
 	rdb := srv.Client(tb)
-	rec := &recorder{}
+	rec := &redistest.Recorder{}
 	rdb.AddHook(rec)
 	cn, err := conn.Of(rdb)
 	require.NoError(tb, err)
@@ -85,59 +82,8 @@ func occupy(q *queue) (free func()) {
 	}
 }
 
-// A recorder is a hook that keeps what was sent.
-type recorder struct {
-	before func(ctx context.Context, cmds []redis.Cmder) // nil: nothing
-
-	mu   sync.Mutex
-	sent []shipment
-}
-
-// A shipment is one command or pipeline.
-type shipment struct {
-	ctx  context.Context
-	cmds [][]any
-}
-
-func (r *recorder) note(ctx context.Context, cmds []redis.Cmder) {
-	s := shipment{ctx: ctx}
-	for _, cmd := range cmds {
-		if name := cmd.Name(); name == "hello" || name == "client" {
-			return
-		}
-		s.cmds = append(s.cmds, cmd.Args())
-	}
-	r.mu.Lock()
-	r.sent = append(r.sent, s)
-	r.mu.Unlock()
-	if r.before != nil {
-		r.before(ctx, cmds)
-	}
-}
-
-func (r *recorder) shipments() []shipment {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.sent)
-}
-
-func (r *recorder) DialHook(next redis.DialHook) redis.DialHook {
-	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
-}
-
-func (r *recorder) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		r.note(ctx, []redis.Cmder{cmd})
-		return next(ctx, cmd)
-	}
-}
-
-func (r *recorder) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error {
-		r.note(ctx, cmds)
-		return next(ctx, cmds)
-	}
-}
+// single is the queue of the one server.
+func single(r *Reader) *queue { return r.servers.All()[0] }
 
 // off is a breaker that is always closed.
 var off = breaker.Config{Disabled: true}

@@ -342,7 +342,7 @@ func TestAReplyThatIsCutInTheMiddleIsReadAnew(t *testing.T) {
 				return client, nil
 			}
 			r := reader(t, own(t, conn.Config{Dialer: dial, FailFast: true, Breaker: off}, "redis://127.0.0.1:6379?protocol=2&pool_size=1024"), Config{})
-			free := occupy(r.single)
+			free := occupy(single(r))
 			var callers sync.WaitGroup
 			for key, want := range map[string]string{"one": "one", "none": "", "three": "three"} {
 				callers.Go(func() { holds(t, r, key, want) })
@@ -457,7 +457,7 @@ func TestEachReadGetsItsOwnKeysReplyWhileSlotsMove(t *testing.T) {
 	over.Store(true)
 	moves.Wait()
 	require.NotZero(t, moved)
-	require.Len(t, *r.nodes.Load(), 3)
+	require.Len(t, r.servers.All(), 3)
 	require.Greater(t, r.Stats().Keys, r.Stats().Batches)
 
 	t.Run("also by GetMany of a thousand", func(t *testing.T) {

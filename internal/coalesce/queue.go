@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/redisha/redisha/internal/conn"
 	"github.com/redisha/redisha/internal/lanes"
 )
 
@@ -18,10 +19,9 @@ type queue struct {
 	node string // of a Cluster; "" elsewhere
 
 	mu        sync.Mutex
-	waiting   []*batch      // the first one departs next, the last one takes more keys
-	gathering bool          // a read that waits lets others come, before it launches
-	lanes     lanes.Lanes   // of batches, and of reads that travel alone
-	quiet     chan struct{} // made by close, closed when nothing is under way
+	waiting   []*batch    // the first one departs next, the last one takes more keys
+	gathering bool        // a read that waits lets others come, before it launches
+	lanes     lanes.Lanes // of batches, and of reads that travel alone
 }
 
 func newQueue(r *Reader, node string) *queue {
@@ -35,7 +35,7 @@ func newQueue(r *Reader, node string) *queue {
 func (q *queue) enter(key string, t *term) (lanes.Ticket, seat) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.quiet != nil {
+	if q.lanes.Closed() {
 		return lanes.Ticket{}, seat{}
 	}
 	if q.lanes.Idle() && len(q.waiting) == 0 {
@@ -58,7 +58,7 @@ func (q *queue) enter(key string, t *term) (lanes.Ticket, seat) {
 func (q *queue) join(key string, t *term) seat {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.quiet != nil {
+	if q.lanes.Closed() {
 		return seat{}
 	}
 	s := q.add(key, t)
@@ -88,7 +88,7 @@ func (q *queue) add(key string, t *term) seat {
 func (q *queue) aside() lanes.Ticket {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.quiet != nil {
+	if q.lanes.Closed() {
 		return lanes.Ticket{}
 	}
 	return q.lanes.Aside()
@@ -150,7 +150,7 @@ func (q *queue) launchAll() {
 func (q *queue) grant() bool {
 	b := q.first()
 	if b == nil {
-		q.settle()
+		q.lanes.Settle()
 		return true
 	}
 	if len(q.waiting) > 1 || b.readers > 1 || b.grouped {
@@ -236,40 +236,27 @@ func (q *queue) tick() {
 	q.tickOn()
 }
 
-// settle tells close when nothing is under way. It is called when nobody waits.
-func (q *queue) settle() {
-	if q.quiet != nil && q.lanes.Empty() {
-		select {
-		case <-q.quiet:
-		default:
-			close(q.quiet)
-			q.lanes.Stop()
-		}
-	}
-}
-
-// close lets quiet be closed when nothing is under way any more.
-func (q *queue) close() {
+// Close refuses reads from now on.
+func (q *queue) Close() (quiet <-chan struct{}) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.quiet == nil {
-		q.quiet = make(chan struct{})
-	}
+	quiet = q.lanes.Close()
 	if q.first() == nil {
-		q.settle()
+		q.lanes.Settle()
 	}
+	return quiet
 }
 
-// reject refuses what waits.
-func (q *queue) reject(cause error) {
+// Reject refuses what waits.
+func (q *queue) Reject() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for b := q.first(); b != nil; b = q.first() {
 		q.shift()
 		b.departed = true
 		b.holders.Store(int32(b.readers)) //nolint:gosec // it fits
-		b.err = cause
+		b.err = conn.ErrClosed
 		b.end.come(answered)
 	}
-	q.settle()
+	q.lanes.Settle()
 }

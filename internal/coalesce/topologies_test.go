@@ -43,7 +43,7 @@ func TestLanesOnClusterAreThoseOfANode(t *testing.T) {
 	for _, key := range keys { // connections, and all queues
 		holds(t, r, key, value(key))
 	}
-	require.Len(t, *r.nodes.Load(), 3)
+	require.Len(t, r.servers.All(), 3)
 
 	t.Run("a batch is one round trip", func(t *testing.T) {
 		other := cluster.Nodes[1]
@@ -222,7 +222,7 @@ func TestAnUnknownClientsBatchesArePipelines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv := testserver.New(t)
 		rdb := srv.Client(t)
-		rec := &recorder{}
+		rec := &redistest.Recorder{}
 		rdb.AddHook(rec)
 		cn, err := conn.Of(struct{ redis.UniversalClient }{rdb})
 		require.NoError(t, err)
@@ -234,8 +234,8 @@ func TestAnUnknownClientsBatchesArePipelines(t *testing.T) {
 			require.Equal(t, want, string(results[i].Bytes()))
 			results[i].Release()
 		}
-		require.Len(t, rec.shipments(), 1)
-		require.Equal(t, [][]any{{"get", "k"}, {"get", "none"}}, rec.shipments()[0].cmds)
+		require.Len(t, rec.Shipments(), 1)
+		require.Equal(t, [][]any{{"get", "k"}, {"get", "none"}}, rec.Shipments()[0].Commands)
 	})
 }
 

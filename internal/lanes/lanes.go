@@ -31,6 +31,7 @@ type Lanes struct {
 	tick    func()
 	ticker  *time.Timer
 	ticking bool
+	quiet   chan struct{} // made by Close
 }
 
 // New returns the lanes to a server to which nothing is under way. Of them there are
@@ -133,9 +134,29 @@ func (l *Lanes) Age() {
 	l.ticking = false
 }
 
-// Stop ends the timer.
-func (l *Lanes) Stop() {
-	if l.ticker != nil {
-		l.ticker.Stop()
+// Close says that nobody new will wait. The channel is closed by the next
+// [Lanes.Settle] at which nothing is under way.
+func (l *Lanes) Close() (quiet <-chan struct{}) {
+	if l.quiet == nil {
+		l.quiet = make(chan struct{})
+	}
+	return l.quiet
+}
+
+// Closed reports whether Close was called.
+func (l *Lanes) Closed() bool { return l.quiet != nil }
+
+// Settle is for when nobody waits. It ends the timer of lanes that are closed and empty.
+func (l *Lanes) Settle() {
+	if l.quiet == nil || !l.Empty() {
+		return
+	}
+	select {
+	case <-l.quiet:
+	default:
+		close(l.quiet)
+		if l.ticker != nil {
+			l.ticker.Stop()
+		}
 	}
 }

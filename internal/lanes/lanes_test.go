@@ -95,7 +95,14 @@ func TestOneTickComesWhileSomebodyWaits(t *testing.T) {
 			l.Age()
 		}
 		l.Watch()
-		l.Stop()
+		quiet := l.Close()
+		under := l.Board(time.Now())
+		l.Settle()
+		require.Empty(t, quiet)
+		l.Leave(under)
+		l.Settle()
+		l.Settle()
+		<-quiet
 		time.Sleep(10 * OverdueAfter)
 		require.Equal(t, 3, ticks)
 	})
