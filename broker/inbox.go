@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"slices"
 	"sync"
 	"time"
 )
@@ -62,6 +63,13 @@ func (b *inbox) add(v *verdict) {
 func (b *inbox) takeAcks() []*verdict {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.acks = slices.DeleteFunc(b.acks, func(v *verdict) bool {
+		doubted := v.doubted.Load()
+		if doubted {
+			b.others = append(b.others, v) // settled soon: the timer runs
+		}
+		return doubted
+	})
 	n := min(len(b.acks), maxSettle)
 	acks := b.acks[:n:n]
 	if b.acks = b.acks[n:]; len(b.acks) == 0 {

@@ -205,3 +205,72 @@ func TestATaskUnderTheEntryIDOfALostOneIsItsOwn(t *testing.T) {
 		require.Empty(t, began)
 	})
 }
+
+// The same where the other task is another worker's: while it runs, a retry must find
+// it, and if that worker dies, it must be there.
+func TestADoubtedEndIsNotThatOfAnotherWorkersTask(t *testing.T) {
+	eachScripts(t, func(t *testing.T, s scripts) {
+		c, _ := newTestClient(t, s.rdb, Config{})
+		w, err := NewWorker(c, WorkerConfig{})
+		require.NoError(t, err)
+		src := newSource(&run{w: w, base: t.Context()}, s.p)
+		l := &lease{consumer: "me"}
+		fetch := func(consumer string, ids ...string) []delivered {
+			s.join(consumer)
+			for i, id := range ids {
+				s.publish("lane:"+id, i+1, nil, "1", s.envelope(id))
+			}
+			return s.fetched(s.turn(consumer, 9))
+		}
+		done := func(d delivered) *verdict {
+			v := &verdict{task: src.taskOf(l, d), kind: ackVerdict}
+			e, err := decodeEnvelope(d.raw)
+			require.NoError(t, err)
+			v.of(e)
+			return v
+		}
+		pending := func() (owners []string) {
+			list, err := s.rdb.XPendingExt(t.Context(), &redis.XPendingExtArgs{Stream: s.p.streams[2], Group: group, Start: "-", End: "+", Count: 9}).Result()
+			require.NoError(t, err)
+			for _, p := range list {
+				owners = append(owners, p.Consumer)
+			}
+			return owners
+		}
+		mine, theirs := fetch("me", "a", "b"), fetch("other", "c")
+		require.Equal(t, []string{"me", "me", "other"}, pending())
+
+		require.Equal(t, unseen, src.standing(mine[1]))
+		early, still := done(mine[0]), done(mine[1])
+		lost := done(delivered{entry: theirs[0].entry, raw: s.envelope("lost")})
+		src.inbox.put(early)
+		src.inbox.put(lost)
+		src.suspect()
+		src.inbox.put(still)
+		require.Empty(t, src.inbox.takeAcks(), "they do not travel with a fetch")
+		<-src.inbox.due
+		batch, refused, _ := src.inbox.take()
+		require.ElementsMatch(t, []*verdict{early, lost, still}, batch)
+		require.Empty(t, refused)
+		require.Empty(t, src.store(batch))
+		require.Equal(t, []string{"other"}, pending())
+		require.Equal(t, int64(1), s.rdb.XLen(t.Context(), s.p.streams[2]).Val())
+		require.Equal(t, "2", s.counter(countAcked))
+		require.Equal(t, uint64(2), c.Stats().Succeeded)
+		require.Equal(t, uint64(1), c.Stats().Lost)
+		require.Equal(t, ended, src.standing(mine[0]))
+
+		// Whether an acknowledgement without an answer has arrived is not known: no loss.
+		again := done(mine[0])
+		again.mayBeDone = true
+		again.doubted.Store(true)
+		require.Empty(t, src.store([]*verdict{again}))
+		require.Equal(t, uint64(3), c.Stats().Succeeded)
+		require.Equal(t, uint64(1), c.Stats().Lost)
+
+		// What is read now is not in doubt.
+		next := done(fetch("me", "d")[0])
+		src.inbox.put(next)
+		require.Equal(t, []*verdict{next}, src.inbox.takeAcks())
+	})
+}

@@ -203,7 +203,11 @@ func (s *source) store(ready []*verdict) (failed []*verdict) {
 	for _, v := range ready {
 		switch v.kind {
 		case ackVerdict:
-			acks = append(acks, v)
+			if v.doubted.Load() {
+				moves = append(moves, v)
+			} else {
+				acks = append(acks, v)
+			}
 		case retryVerdict, releaseVerdict, deadVerdict, cancelVerdict, expireVerdict:
 			moves = append(moves, v)
 		}
@@ -346,18 +350,20 @@ func (s *source) move(batch []*verdict) (failed []*verdict, err error) {
 			s.settleFailed(errors.New(message))
 			failed = append(failed, v)
 			continue
-		case moved[i] == int64(0):
+		case moved[i] == int64(0) && !v.mayBeDone:
 			s.r.w.c.counts.lost.Inc()
 		default:
 			s.count(v.kind)
 		}
-		s.end(batch[i:i+1], false)
+		s.end(batch[i:i+1], v.kind == ackVerdict)
 	}
 	return failed, nil
 }
 
 func (s *source) count(k verdictKind) {
 	switch n := &s.r.w.c.counts; k {
+	case ackVerdict:
+		n.succeeded.Inc()
 	case retryVerdict:
 		n.retried.Inc()
 	case releaseVerdict:

@@ -70,6 +70,7 @@ type task struct {
 	running   atomic.Pointer[attempt]
 	cancelled atomic.Bool // while it ran
 	void      atomic.Bool // another task has come under its entry ID
+	doubted   atomic.Bool // another one may have, and be another worker's
 }
 
 // tasksOf makes tasks of what was read under l.
@@ -87,9 +88,12 @@ func (s *source) tasksOf(l *lease, found []delivered) []*task {
 
 func (s *source) taskOf(l *lease, d delivered) *task { return s.tasksOf(l, []delivered{d})[0] }
 
-// suspect lets the fetcher look for deliveries whose reply was lost: at once, and
-// again when a read that was cut off on this side has ended on the server's.
+// suspect is called when the primary may be another one. It lets the fetcher look for
+// deliveries whose reply was lost: at once, and again when a read that was cut off on
+// this side has ended on the server's. And what is in work here ends only what is still
+// this consumer's, which takes longer.
 func (s *source) suspect() {
+	s.inWork(func(t *task) { t.doubted.Store(true) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
@@ -246,6 +250,7 @@ func (s *source) renew(l *lease) {
 	switch {
 	case err != nil:
 		s.trouble("heartbeat failed", err)
+		s.suspect()
 	case !there:
 		s.lose(l, "Redis does not hold it any more")
 	default:
