@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -89,12 +90,19 @@ func (l *lane) failed(b *batch, err error) bool {
 		b.sent = b.sent || what == unknown || !l.c.once && !fatal(err) && !errors.Is(err, breaker.ErrOpen)
 	}
 	l.mu.Unlock()
-	if what != final {
+	var panicked *hookPanic
+	if what != final && !errors.As(err, &panicked) {
 		return false
 	}
 	l.fail(b, explain(err))
 	return true
 }
+
+// A hookPanic is what a hook of the program's client did instead of an answer. The
+// caller who happens to send for others must not take their tasks along.
+type hookPanic struct{ cause any }
+
+func (e *hookPanic) Error() string { return fmt.Sprintf("panic in a hook of the client: %v", e.cause) }
 
 // settle ends b, which Redis has, unless its confirmation is open and there is
 // time to ask for it again.
@@ -379,6 +387,12 @@ func (l *lane) send(ctx context.Context, b *batch, now time.Time) (unconfirmed, 
 }
 
 func (l *lane) exec(ctx context.Context, args []any) (reply string, unconfirmed, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			l.c.log.Error("panic in a hook of the client", "panic", cause, "stack", string(debug.Stack()))
+			err = &hookPanic{cause}
+		}
+	}()
 	script := redis.NewCmd(ctx, args...)
 	if !l.level.waits() {
 		_ = l.c.conn.Process(ctx, script)

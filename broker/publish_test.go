@@ -7,11 +7,13 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/redisha/redisha/internal/conn"
@@ -552,4 +554,33 @@ func TestWrongConfigsAreRefused(t *testing.T) {
 	_, err = NewWorker(nil, WorkerConfig{})
 	require.EqualError(t, err, "broker: new worker: nil client: pass one made by New")
 	require.True(t, errors.Is(ErrClosed, redis.ErrClosed))
+}
+
+// A hook that panics costs the tasks that travel with it an answer, and nothing more.
+func TestAPanicInAHookIsAnErrorOfItsPublishes(t *testing.T) {
+	both.Each(t, func(t *testing.T, rdb redis.UniversalClient) {
+		var failing atomic.Bool
+		rdb.AddHook(&redistest.Recorder{Before: func(_ context.Context, cmds []redis.Cmder) {
+			if failing.Load() && strings.HasPrefix(cmds[0].Name(), "eval") {
+				panic("a bug")
+			}
+		}})
+		c, log := newTestClient(t, rdb, Config{})
+		task := NewTask[int]("a", TaskConfig{})
+		publish(t, task, c, 0)
+		failing.Store(true)
+		var callers sync.WaitGroup
+		for i := range 20 {
+			callers.Go(func() {
+				_, err := task.Publish(context.Background(), c, i)
+				assert.ErrorIs(t, err, ErrUnconfirmed)
+				assert.ErrorContains(t, err, "panic in a hook of the client: a bug")
+			})
+		}
+		callers.Wait()
+		require.Contains(t, log.String(), "a bug")
+		failing.Store(false)
+		publish(t, task, c, 1)
+		require.Equal(t, QueueInfo{Ready: 2}, queueInfo(t, c, "default"))
+	})
 }
