@@ -99,8 +99,14 @@ func newClient(cfg Config, logger *slog.Logger) *Client {
 	return c
 }
 
+// made reports whether the client is one of New or NewQuorum.
+func (c *Client) made() bool { return c != nil && c.store != nil }
+
 // enter admits a call; leave must follow if it returns nil.
 func (c *Client) enter() error {
+	if !c.made() {
+		return errNotMade
+	}
 	if err := c.store.err(); err != nil {
 		return err
 	}
@@ -141,6 +147,9 @@ func (c *Client) settle() {
 // reported by the error, since its holder may still be at work. Calling it again
 // is safe.
 func (c *Client) Close() error {
+	if !c.made() {
+		return fmt.Errorf("lock: close: %w", errNotMade)
+	}
 	c.closeOnce.Do(func() { c.closeErr = c.shutdown() })
 	return c.closeErr
 }

@@ -53,6 +53,8 @@ var (
 const instead = "give locks a server of their own that does not fail over, such as redis://host:6379 in REDISHA_LOCKS_URL, " +
 	"or a quorum of independent primaries, such as redis://a;redis://b;redis://c"
 
+var errNotMade = errors.New("a Client that was not made: use one that New, NewQuorum or redisha.Open returned (was its error looked at?)")
+
 var errNilContext = errors.New("nil context: pass context.Background() or the request's")
 
 // failed says which operation on which key err belongs to.

@@ -80,7 +80,10 @@ func (c *Client) Revoke(ctx context.Context, key string, token int64) (bool, err
 
 // admin checks the arguments of a call about a lock, and admits it.
 func (c *Client) admin(ctx context.Context, key string) (keys, error) {
-	if ctx == nil {
+	switch {
+	case !c.made():
+		return keys{}, errNotMade
+	case ctx == nil:
 		return keys{}, errNilContext
 	}
 	k, err := c.cfg.keys(key)

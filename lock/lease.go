@@ -118,13 +118,16 @@ func (l *Lease) forget() {
 // lease at the latest: with [ErrLost] as cause, at a lost lease's last moment,
 // with [ErrClosed] as cause on Client.Close, and with Release.
 func (l *Lease) Context() context.Context {
-	if l == nil {
+	if !l.made() {
 		return noLease
 	}
 	return l.ctx
 }
 
-// noLease is the context of a nil lease.
+// made reports whether the lease is one that a Client has handed out.
+func (l *Lease) made() bool { return l != nil && l.client != nil }
+
+// noLease is the context of what is no lease.
 var noLease = func() context.Context {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(fmt.Errorf("lock: %w: this is no lease (was the error of its acquisition looked at?)", ErrLost))
@@ -138,7 +141,7 @@ var noLease = func() context.Context {
 // greatest it has seen: nothing else stops a holder that was paused.
 // That of a nil lease is 0, which is smaller than any.
 func (l *Lease) Token() int64 {
-	if l == nil {
+	if !l.made() {
 		return 0
 	}
 	return l.fence
@@ -146,7 +149,7 @@ func (l *Lease) Token() int64 {
 
 // Key is what was locked, as it was given; of several keys ([Also]) the first.
 func (l *Lease) Key() string {
-	if l == nil {
+	if !l.made() {
 		return ""
 	}
 	return l.key()
@@ -158,7 +161,7 @@ func (l *Lease) Key() string {
 // took it: the key is then deleted in the background, or ends with its TTL.
 // Calling it again repeats the result, or tries again where that is unknown.
 func (l *Lease) Release(ctx context.Context) error {
-	if l == nil {
+	if !l.made() {
 		return fmt.Errorf("lock: release: %w: this is no lease (was the error of its acquisition looked at?)", ErrLost)
 	}
 	if ctx == nil {

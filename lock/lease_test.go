@@ -296,10 +296,26 @@ func TestAKeyOfAnotherTypeIsAnErrorThatSaysSo(t *testing.T) {
 }
 
 // Whoever does not look at the error has one of these.
-func TestANilLeaseIsALostOne(t *testing.T) {
-	var l *Lease
-	require.ErrorIs(t, context.Cause(l.Context()), ErrLost)
-	require.ErrorIs(t, l.Release(t.Context()), ErrLost)
-	require.Zero(t, l.Token())
-	require.Empty(t, l.Key())
+func TestWhatIsNoLeaseIsALostOne(t *testing.T) {
+	for _, l := range []*Lease{nil, {}} {
+		require.ErrorIs(t, context.Cause(l.Context()), ErrLost)
+		require.ErrorIs(t, l.Release(t.Context()), ErrLost)
+		require.Zero(t, l.Token())
+		require.Empty(t, l.Key())
+	}
+}
+
+func TestAClientThatWasNotMadeIsAnError(t *testing.T) {
+	for _, c := range []*Client{nil, {}} {
+		calls := map[string]error{"check": c.Check(t.Context()), "close": c.Close()}
+		for way, call := range ways {
+			calls[way] = call(t.Context(), c, "k")
+		}
+		_, calls["inspect"] = c.Inspect(t.Context(), "k")
+		_, calls["revoke"] = c.Revoke(t.Context(), "k", 1)
+		for name, err := range calls {
+			require.ErrorIs(t, err, errNotMade, name)
+		}
+		require.Zero(t, c.Stats())
+	}
 }

@@ -143,6 +143,9 @@ func (n *counters) class(name string) *classCounts {
 
 // Stats returns what the client did and holds.
 func (c *Client) Stats() Stats {
+	if !c.made() {
+		return Stats{}
+	}
 	n := &c.counts
 	s := Stats{
 		Nodes:       c.store.nodes(),
