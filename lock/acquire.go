@@ -32,6 +32,9 @@ func (r *request) key() string { return r.locks[0] }
 // request checks a call's arguments and admits it; leave must follow if it
 // returns no error.
 func (c *Client) request(ctx context.Context, key string, opts []Option) (*request, error) {
+	if !c.made() {
+		return &request{counts: new(classCounts)}, errNotMade
+	}
 	r := &request{counts: c.counts.class(c.cfg.Class)}
 	var err error
 	if r.options, err = c.cfg.options(opts); err != nil {
@@ -64,13 +67,12 @@ func (c *Client) request(ctx context.Context, key string, opts []Option) (*reque
 // distinct removes what is there twice. It keeps the order, which matters to
 // nobody: all locks of an acquisition are taken at once.
 func distinct(keys []string) []string {
-	var once []string
-	for _, key := range keys {
-		if !slices.Contains(once, key) {
-			once = append(once, key)
-		}
-	}
-	return once
+	seen := make(map[string]bool, len(keys))
+	return slices.DeleteFunc(keys, func(key string) bool {
+		there := seen[key]
+		seen[key] = true
+		return there
+	})
 }
 
 // TryAcquire acquires the lease on key, or returns [ErrNotAcquired] if another

@@ -68,9 +68,33 @@ func TestALeaseHasAThousandKeysAtMost(t *testing.T) {
 		}
 		_, err := c.TryAcquire(t.Context(), "first", Also(more...))
 		require.EqualError(t, err, `lock: acquire "first": 1001 keys at once, want at most 1000`)
+		many := make([]string, 1<<20)
+		for i := range many {
+			many[i] = strconv.Itoa(i)
+		}
+		_, err = c.TryAcquire(t.Context(), "first", Also(many...)) // it does not take minutes to tell
+		require.ErrorContains(t, err, "1048577 keys at once, want at most 1000")
 		l := acquire(t, c, more[0], Also(more...))
 		require.NoError(t, l.Release(t.Context()))
 		require.Empty(t, leaseKeys(srv))
+	})
+}
+
+// The longest TTL is 292 years, and a second more is none.
+func TestALeaseMayHaveTheLongestTTL(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := testserver.New(t)
+		c := open(t, srv.Client(t), Config{TTL: math.MaxInt64, CloseTimeout: time.Minute})
+		l := acquire(t, c, "k")
+		time.Sleep(time.Hour)
+		require.NoError(t, l.Context().Err())
+		srv.SetError("LOADING for a while")
+		require.ErrorContains(t, l.Release(t.Context()), "LOADING")
+		time.Sleep(time.Minute)
+		srv.SetError("")
+		time.Sleep(2 * time.Second)
+		require.Empty(t, leaseKeys(srv))
+		require.NoError(t, l.Release(t.Context()))
 	})
 }
 

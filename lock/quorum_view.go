@@ -1,6 +1,7 @@
 package lock
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -123,7 +124,7 @@ func (q *quorum) inspect(ctx context.Context, k keys) (Info, error) {
 	info, err := of[0].info(k)
 	info.Token = v.fence()
 	// No majority has it any more when so many of the leases have ended.
-	slices.SortFunc(of, func(a, b sight) int { return int(b.left - a.left) })
+	slices.SortFunc(of, func(a, b sight) int { return cmp.Compare(b.left, a.left) })
 	info.TTL = of[min(q.need, len(of))-1].left
 	return info, err
 }

@@ -89,7 +89,7 @@ func (s *sweeper) put(o *leftover, ttl time.Duration) {
 	if o.tries > settled {
 		ttl = max(ttl, s.keep)
 	}
-	o.due, o.until = now, now.Add(ttl+sweepAgain)
+	o.due, o.until = now, now.Add(ttl).Add(sweepAgain) // the sum of the two may be too long
 	s.mu.Lock()
 	if len(s.left) >= maxSwept {
 		s.mu.Unlock()
